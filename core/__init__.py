@@ -1,0 +1,1 @@
+"""The engine: segmentation networks that configure themselves. Importing it costs nothing."""

@@ -1,0 +1,1 @@
+"""The nouns of the method: standard library and pydantic only; no arrays, no files."""

@@ -1,0 +1,64 @@
+"""Records: frozen data that crosses a process border or lands in a file as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.errors import DomainError
+
+
+class Record(BaseModel):
+    """A frozen, closed record: unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="null")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, keyed as in the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class SharedRecord(Record):
+    """A record whose file other nnU-Net tools write too: unknown keys are kept and written back."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values as the file had them: keys that were absent stay absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def describe(error: ValidationError) -> str:
+    """Put a pydantic error into one sentence that names every offending key."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'the whole'}: {item['msg']}"
+        for item in error.errors(include_url=False)
+    )
+
+
+def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        text: The file's content.
+        name: What to call the file in an error sentence.
+        error: The error to raise.
+
+    Raises:
+        DomainError: The text is no JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{name} is not valid JSON: {reason}") from reason
+    if not isinstance(value, dict):
+        raise error(f"{name} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:
+    """Write JSON with four spaces, as all files of the nnU-Net family do, by temporary name and rename."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=4, sort_keys=sort_keys, allow_nan=False) + "\n")
+    temporary.replace(path)
