@@ -1,0 +1,1 @@
+"""Tables and sessions; no HTTP, no queue."""

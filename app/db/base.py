@@ -1,0 +1,128 @@
+"""Naming of constraints, column types, the engine and its sessions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Engine,
+    Enum,
+    MetaData,
+    String,
+    TypeDecorator,
+    Uuid,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from app.jobs import JobKind, JobState, Lane
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name, so that a migration can drop it on both databases."""
+
+BUSY_TIMEOUT_SECONDS = 30
+"""How long SQLite waits for another process's write; transactions here last milliseconds."""
+
+JsonValue = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def now() -> datetime:
+    """Return the time of this machine in UTC; leases use the database's clock instead."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time; SQLite forgets the zone, so it is stored in UTC and given back with it."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert to UTC on the way in."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Attach UTC on the way out."""
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _by_value(kind: type[StrEnum]) -> Enum:
+    """Store an enumeration by its value, as text without a database type of its own."""
+    return Enum(
+        kind, native_enum=False, length=16, values_callable=lambda members: [m.value for m in members]
+    )
+
+
+class Base(DeclarativeBase):
+    """Common types of all tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        dict[str, Any]: JsonValue,
+        list[Any]: JsonValue,
+        str: String(),
+        UUID: Uuid(),
+        JobKind: _by_value(JobKind),
+        JobState: _by_value(JobState),
+        Lane: _by_value(Lane),
+    }
+
+
+def open_engine(url: str) -> Engine:
+    """Open the database; a SQLite file is set up for several processes.
+
+    Args:
+        url: SQLAlchemy URL, `sqlite:////folder/service.db` or `postgresql+psycopg://…`.
+    """
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Readers and one writer side by side; foreign keys; transactions begun by us, not by the driver."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    """Take the write lock at the start: a deferred transaction that upgrades late fails without waiting."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+Sessions = sessionmaker[Session]
+
+
+def open_sessions(engine: Engine) -> Sessions:
+    """Return the factory of sessions; objects stay readable after a commit."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def transaction(sessions: Sessions) -> Iterator[Session]:
+    """Run one short transaction; no file work inside."""
+    with sessions.begin() as session:
+        yield session

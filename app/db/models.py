@@ -1,0 +1,197 @@
+"""The tables: dataset, training, job, trained model, prediction, and the objects that they point at."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db.base import Base, UtcDateTime, now
+from app.jobs import JobKind, JobState, Lane
+
+
+class StoredObject(Base):
+    """A file in the object store, by the key that we made for it."""
+
+    __tablename__ = "stored_object"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class Dataset(Base):
+    """An uploaded dataset; immutable once it is ready, a correction is a new dataset of the same name."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (
+        CheckConstraint("state IN ('ingesting', 'ready', 'invalid')", name="state_is_known"),
+        UniqueConstraint("name", "version"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    version: Mapped[int]
+    state: Mapped[str] = mapped_column(default="ingesting", index=True)
+    archive_key: Mapped[str] = mapped_column(ForeignKey("stored_object.key"))
+    description: Mapped[dict[str, Any] | None]
+    """dataset.json, once it was read."""
+    reader: Mapped[str | None]
+    problems: Mapped[list[Any]] = mapped_column(default=list)
+    fingerprint_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    archive: Mapped[StoredObject] = relationship(foreign_keys=archive_key, lazy="raise")
+    cases: Mapped[list["DatasetCase"]] = relationship(
+        lazy="raise", order_by="DatasetCase.case_id", cascade="all, delete-orphan"
+    )
+
+
+class DatasetCase(Base):
+    """One case of a dataset, without its voxels."""
+
+    __tablename__ = "dataset_case"
+
+    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("dataset.id", ondelete="CASCADE"), primary_key=True)
+    case_id: Mapped[str] = mapped_column(primary_key=True)
+    shape: Mapped[list[Any]]
+    spacing: Mapped[list[Any]]
+
+
+class Training(Base):
+    """A request to train, and what came of it; its jobs hang below `job_id`."""
+
+    __tablename__ = "training"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("dataset.id"), index=True)
+    request: Mapped[dict[str, Any]]
+    """The body of POST /train with its defaults filled in."""
+    plans_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    dataset: Mapped[Dataset] = relationship(lazy="raise")
+
+
+class Job(Base):
+    """One unit of work. This row is the truth; a queue message only points at it."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        CheckConstraint(
+            "(kind != 'training' AND state IN ('running', 'canceling')) = (lease_expires_at IS NOT NULL)",
+            name="lease_means_owned",
+        ),
+        Index("ix_job_claim", "lane", "state", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[JobKind]
+    lane: Mapped[Lane]
+    state: Mapped[JobState] = mapped_column(default=JobState.QUEUED, index=True)
+    payload: Mapped[dict[str, Any] | None]
+    """One of `app.jobs.JobPayload`; null for the parent of a training."""
+    result: Mapped[dict[str, Any] | None]
+    """The kind's record of `app.jobs.RESULTS`, once it succeeded."""
+    error: Mapped[dict[str, Any] | None]
+    """Problem document (RFC 9457) of a failed or canceled job."""
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    training_id: Mapped[UUID | None] = mapped_column(ForeignKey("training.id"), index=True)
+    prediction_id: Mapped[UUID | None] = mapped_column(ForeignKey("prediction.id"), index=True)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """How often the job was claimed."""
+    fence: Mapped[int] = mapped_column(default=0)
+    """Grows with every claim; a write that carries an older fence changes nothing."""
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    stage: Mapped[str | None]
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    note: Mapped[str] = mapped_column(default="")
+    eta_seconds: Mapped[float | None]
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    children: Mapped[list["Job"]] = relationship(lazy="raise", order_by="Job.created_at")
+
+
+class JobDependency(Base):
+    """`job_id` waits until `needs_id` succeeded."""
+
+    __tablename__ = "job_dependency"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    needs_id: Mapped[UUID] = mapped_column(
+        ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class JobEvent(Base):
+    """One transition of a job."""
+
+    __tablename__ = "job_event"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    before: Mapped[JobState | None]
+    """None for the row's birth."""
+    after: Mapped[JobState]
+    note: Mapped[str] = mapped_column(default="")
+
+
+class Epoch(Base):
+    """What one epoch of a train job measured; see `core.domain.training.EpochRecord`."""
+
+    __tablename__ = "epoch"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    record: Mapped[dict[str, Any]]
+
+
+class TrainedModel(Base):
+    """A model that can predict: a folder of objects."""
+
+    __tablename__ = "trained_model"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    training_id: Mapped[UUID | None] = mapped_column(ForeignKey("training.id"), unique=True)
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("dataset.id"))
+    configuration: Mapped[str]
+    folds: Mapped[list[Any]]
+    channels: Mapped[list[Any]]
+    labels: Mapped[dict[str, Any]]
+    mean_dice: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(default="")
+    files: Mapped[dict[str, Any]]
+    """Path inside the model folder → `app.jobs.ObjectRef`."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class Prediction(Base):
+    """A request to segment one image, and what came of it."""
+
+    __tablename__ = "prediction"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("trained_model.id"), index=True)
+    file_ending: Mapped[str]
+    segmentation_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    preview_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    volumes: Mapped[list[Any] | None]
+    timings: Mapped[dict[str, Any] | None]
+    provenance: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    model: Mapped[TrainedModel] = relationship(lazy="raise")
+
+
+UNFINISHED = text("state NOT IN ('succeeded', 'failed', 'canceled')")
+"""Condition of the jobs that somebody still has to do."""

@@ -1,0 +1,272 @@
+"""The vocabulary that service and worker share: kinds, states, transitions, payloads and results of jobs."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, TypeAdapter
+
+from core.domain.dataset import CaseId, DatasetProblem
+from core.domain.geometry import Shape, Spacing
+from core.domain.plan import ConfigurationName
+from core.domain.record import Record
+from core.domain.training import Fold, TrainingSettings
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    INGEST = "ingest"
+    PLAN = "plan"
+    PREPROCESS = "preprocess"
+    TRAIN = "train"
+    SELECT = "select"
+    TRAINING = "training"
+    """The parent of the five above; never claimed, its state follows from its children's."""
+    PREDICT = "predict"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    """A job that it depends on is not done."""
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELING = "canceling"
+    """Asked to stop; its child still runs."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Lane(StrEnum):
+    """Which kind of worker takes a job."""
+
+    CPU = "cpu"
+    TRAIN = "train"
+    PREDICT = "predict"
+
+
+LANES: Mapping[JobKind, Lane] = {
+    JobKind.INGEST: Lane.CPU,
+    JobKind.PLAN: Lane.CPU,
+    JobKind.PREPROCESS: Lane.CPU,
+    JobKind.TRAIN: Lane.TRAIN,
+    JobKind.SELECT: Lane.CPU,
+    JobKind.TRAINING: Lane.CPU,
+    JobKind.PREDICT: Lane.PREDICT,
+}
+
+FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})
+"""No way leads out of these."""
+
+LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELING})
+"""A worker owns the job until its lease ends."""
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELED, JobState.RUNNING, JobState.FAILED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELED, JobState.FAILED}),
+    JobState.RUNNING: frozenset(
+        {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.CANCELING, JobState.QUEUED}
+    ),
+    JobState.CANCELING: frozenset({JobState.CANCELED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELED: frozenset(),
+}
+"""The life cycle as data. `running → queued` gives a job back whose worker or child died."""
+
+MAX_ATTEMPTS = 3
+"""A job whose child dies this often is failed: it would kill the next one too."""
+
+
+class ObjectRef(Record):
+    """A file in the object store."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+class IngestPayload(Record):
+    """Unpack an archive and verify what is in it."""
+
+    kind: Literal[JobKind.INGEST] = JobKind.INGEST
+    dataset_id: UUID
+    archive: ObjectRef
+
+
+class PlanPayload(Record):
+    """Fingerprint a dataset and plan for it."""
+
+    kind: Literal[JobKind.PLAN] = JobKind.PLAN
+    training_id: UUID
+    dataset_id: UUID
+    dataset_name: str
+    archive: ObjectRef
+    fingerprint: ObjectRef | None
+    """None where nobody has computed it yet."""
+    preset: str
+    gpu_memory_gb: float | None
+    configurations: tuple[ConfigurationName, ...] | None
+    """None lets the plan decide: 3d_fullres where it exists, else 2d."""
+
+
+class PreprocessPayload(Record):
+    """Preprocess every case of a dataset for one configuration."""
+
+    kind: Literal[JobKind.PREPROCESS] = JobKind.PREPROCESS
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    configuration: ConfigurationName
+
+
+class TrainPayload(Record):
+    """Train one configuration on one fold, then segment and score its validation cases."""
+
+    kind: Literal[JobKind.TRAIN] = JobKind.TRAIN
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    fingerprint: ObjectRef
+    configuration: ConfigurationName
+    fold: Fold
+    settings: TrainingSettings
+
+
+class SelectPayload(Record):
+    """Compare the trained configurations and put the model together."""
+
+    kind: Literal[JobKind.SELECT] = JobKind.SELECT
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    fingerprint: ObjectRef
+
+
+class PredictPayload(Record):
+    """Segment one image with a model."""
+
+    kind: Literal[JobKind.PREDICT] = JobKind.PREDICT
+    prediction_id: UUID
+    model_id: UUID
+    model_files: dict[str, ObjectRef]
+    """Path inside the model folder → object."""
+    channels: tuple[ObjectRef, ...]
+    """One file per channel, in the model's order."""
+    file_ending: str
+    """Of the input; the segmentation gets the same."""
+
+
+JobPayload = Annotated[
+    IngestPayload | PlanPayload | PreprocessPayload | TrainPayload | SelectPayload | PredictPayload,
+    Field(discriminator="kind"),
+]
+
+PAYLOAD: TypeAdapter[JobPayload] = TypeAdapter(JobPayload)
+"""Reads the payload column of a job."""
+
+
+class CaseSummary(Record):
+    """What a client may know of one case of a dataset."""
+
+    case: CaseId
+    shape: Shape
+    spacing: Spacing
+
+
+class IngestResult(Record):
+    """What verification found; with problems the dataset is invalid, yet the job succeeded."""
+
+    description: dict[str, Any]
+    """dataset.json, or {} where there is none that can be read."""
+    reader: str | None
+    cases: tuple[CaseSummary, ...]
+    problems: tuple[DatasetProblem, ...]
+
+
+class PlanResult(Record):
+    """Files: `plans.json`, `dataset_fingerprint.json`."""
+
+    files: dict[str, ObjectRef]
+    configurations: tuple[ConfigurationName, ...]
+    """Those to be trained."""
+
+
+class PreprocessResult(Record):
+    """Nothing but the fact; the arrays stay in the workspace and can be made again."""
+
+    cases: int
+
+
+class ValidationScore(Record):
+    """Scores of one validation case."""
+
+    case: CaseId
+    dice: dict[str, float | None]
+    """Per label or region name."""
+
+
+class TrainResult(Record):
+    """Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `validation/summary.json`."""
+
+    files: dict[str, ObjectRef]
+    configuration: ConfigurationName
+    fold: Fold
+    mean_dice: float | None
+    validation: tuple[ValidationScore, ...]
+
+
+class SelectResult(Record):
+    """Files: the whole model folder."""
+
+    files: dict[str, ObjectRef]
+    configuration: ConfigurationName
+    folds: tuple[Fold, ...]
+    mean_dice: float | None
+    """Over the validation cases of all folds."""
+    reason: str
+    """Why this configuration, with numbers."""
+
+
+class LabelVolume(Record):
+    """How much of one label the segmentation holds."""
+
+    label: int
+    name: str
+    voxels: int
+    millilitres: float
+
+
+class PredictResult(Record):
+    """Files: `segmentation<ending>`, `preview.png`."""
+
+    files: dict[str, ObjectRef]
+    volumes: tuple[LabelVolume, ...]
+    timings: dict[str, float]
+    """Seconds per stage."""
+    provenance: dict[str, Any]
+    """Folds, precision, device, versions, hash of the model's weights, whether the model was warm."""
+
+
+RESULTS: Mapping[JobKind, type[Record]] = {
+    JobKind.INGEST: IngestResult,
+    JobKind.PLAN: PlanResult,
+    JobKind.PREPROCESS: PreprocessResult,
+    JobKind.TRAIN: TrainResult,
+    JobKind.SELECT: SelectResult,
+    JobKind.PREDICT: PredictResult,
+}
+
+
+class WorkOrder(Record):
+    """All that a child process needs to know; it never opens the database."""
+
+    job_id: UUID
+    fence: int
+    payload: JobPayload
+    inputs: tuple[TrainResult, ...] = ()
+    """For `select`: the results of the trainings that it depends on."""

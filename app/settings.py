@@ -1,0 +1,79 @@
+"""Settings of the service; the only module that reads the environment."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Everything a deployment may choose, from the environment (prefix SEG_); docs/settings.md explains each."""
+
+    model_config = SettingsConfigDict(env_prefix="SEG_", frozen=True, extra="forbid")
+
+    data_dir: Path = Path("nnunet-data")
+    """Folder that holds the database (laptop mode), the object store and the workspace."""
+    database_url: str | None = None
+    """None: SQLite in the data folder."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free port."""
+    api_key: SecretStr | None = None
+    """Required for any address but loopback."""
+    max_upload_gib: float = Field(default=20, gt=0)
+    max_archive_files: int = Field(default=200_000, ge=1)
+    max_unpacked_gib: float = Field(default=200, gt=0)
+    max_compression_ratio: float = Field(default=200, gt=1)
+    max_voxels: int = Field(default=1500**3, ge=1)
+    """Per channel of one image; checked in the header, before a voxel is decoded."""
+    lease_seconds: float = Field(default=30, gt=0)
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    poll_seconds: float = Field(default=0.2, gt=0)
+    """How often a local dispatcher looks for work."""
+    stop_grace_seconds: float = Field(default=60, gt=0)
+    """Between asking a child to stop and killing it."""
+    max_wait_seconds: float = Field(default=60, ge=0)
+    """Upper limit of `Prefer: wait=N`."""
+    model_cache_gib: float = Field(default=4, gt=0)
+    """Memory for models that the predict lane keeps warm."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of a job's arithmetic; None: one per core."""
+
+    @model_validator(mode="after")
+    def _need_key_beyond_loopback(self) -> Self:
+        if not self.is_loopback and self.api_key is None:
+            raise ValueError(
+                f"refusing to listen on {self.host} without an API key: set SEG_API_KEY, or bind to 127.0.0.1"
+            )
+        if self.heartbeat_seconds >= self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be shorter than lease_seconds")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database, by default a file in the data folder."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'service.db').resolve()}"
+
+    @property
+    def store_dir(self) -> Path:
+        """Where objects are kept."""
+        return self.data_dir / "store"
+
+    @property
+    def workspace_dir(self) -> Path:
+        """Scratch folder; everything in it can be made again."""
+        return self.data_dir / "workspace"
