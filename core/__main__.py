@@ -1,0 +1,289 @@
+"""`python -m core <verb>`: the engine without the service; the only command line of core."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from core.domain.dataset import DatasetDescription
+from core.domain.fingerprint import Fingerprint
+from core.domain.plan import Plan
+from core.domain.progress import Progress
+from core.domain.record import parse_json
+from core.domain.training import EpochRecord, Fold, TrainingSettings
+from core.errors import DatasetError, DomainError, PlanningError, TrainingError
+
+console = Console(stderr=True)
+verbs = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Analyse a dataset, plan, preprocess, train, predict and evaluate, without the service.",
+)
+
+Raw = Annotated[Path, typer.Option(help="Dataset folder: dataset.json, imagesTr, labelsTr.")]
+Out = Annotated[Path, typer.Option(help="Where the result goes.")]
+Plans = Annotated[Path, typer.Option(help="plans.json")]
+Configuration = Annotated[str, typer.Option(help="2d, 3d_fullres, or another one of the plans.")]
+Workers = Annotated[int | None, typer.Option(help="Threads; by default one per core.", min=1)]
+
+
+class BarObserver:
+    """Shows progress bars on standard error."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def report(self, progress: Progress) -> None:
+        """Move the bar of the stage."""
+        task = self._tasks.get(progress.stage)
+        if task is None:
+            task = self._tasks[progress.stage] = self._bars.add_task(progress.stage, note="")
+        self._bars.update(task, completed=progress.done, total=progress.total, note=progress.note)
+
+    def record_epoch(self, epoch: EpochRecord) -> None:
+        """Print one line per epoch."""
+        dice = "  ".join(f"{name} {_figure(value)}" for name, value in epoch.pseudo_dice.items())
+        self._bars.console.print(
+            f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {_figure(epoch.validation_loss)}, "
+            f"pseudo Dice {dice}, {epoch.seconds:.1f} s"
+        )
+
+    def stop_requested(self) -> bool:
+        """Ctrl-C stops the command line."""
+        return False
+
+
+@contextmanager
+def _observing() -> Iterator[BarObserver]:
+    """Show bars while a verb runs."""
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        yield BarObserver(bars)
+
+
+@verbs.command()
+def verify(
+    raw: Raw, json_report: Annotated[Path | None, typer.Option(help="Write the report here.")] = None
+) -> None:
+    """Check a dataset: every problem of every case at once."""
+    from core import pipeline
+
+    with _observing() as observer:
+        found = pipeline.verify(raw, observer)
+    if json_report is not None:
+        json_report.write_text(json.dumps([problem.to_json() for problem in found.problems], indent=4))
+    for problem in found.problems:
+        print(f"{problem.case or 'dataset'}: {problem.kind}: {problem.message}")
+    if found.problems:
+        raise DatasetError(f"{len(found.problems)} problems found in {raw}")
+    print(f"{len(found.cases)} cases, no problem found")
+
+
+@verbs.command()
+def fingerprint(raw: Raw, out: Out, workers: Workers = None) -> None:
+    """Measure spacings, shapes and foreground intensities of a dataset."""
+    from core import pipeline
+
+    with _observing() as observer:
+        pipeline.fingerprint(raw, out, observer, workers=workers)
+
+
+@verbs.command()
+def plan(
+    dataset_json: Annotated[Path, typer.Option(help="dataset.json")],
+    fingerprint: Annotated[Path, typer.Option(help="dataset_fingerprint.json")],
+    out: Out,
+    preset: Annotated[str, typer.Option(help="Which planner.")] = "default",
+    gpu_memory_gb: Annotated[float | None, typer.Option(help="Memory to plan for.", min=0.1)] = None,
+    target_spacing: Annotated[
+        str | None, typer.Option(help="z,y,x in mm, in the axis order of the files; replaces the rule.")
+    ] = None,
+    suppress_transpose: Annotated[bool, typer.Option("--suppress-transpose")] = False,  # noqa: FBT002
+    plans_name: Annotated[str | None, typer.Option()] = None,
+    reader: Annotated[str | None, typer.Option(help="Reader that the plans name.")] = None,
+    dataset_name: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Configure pipelines for a fingerprint."""
+    from core import pipeline
+    from core.planning.planner import PlannerSettings
+
+    description = DatasetDescription.parse(_text(dataset_json))
+    values = {
+        "preset": preset,
+        "gpu_memory_gb": gpu_memory_gb,
+        "target_spacing": None if target_spacing is None else _numbers(target_spacing),
+        "suppress_transpose": suppress_transpose,
+        "plans_name": plans_name,
+        "reader": reader or description.reader,
+        "dataset_name": dataset_name or description.model_dump().get("name") or "",
+    }
+    settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
+    measured = Fingerprint.model_validate(parse_json(_text(fingerprint), fingerprint.name, PlanningError))
+    pipeline.plan(description, measured, settings, out)
+
+
+@verbs.command()
+def preprocess(
+    raw: Raw, plans: Plans, configuration: Configuration, out: Out, workers: Workers = None
+) -> None:
+    """Crop, normalize and resample every case for one configuration."""
+    from core import pipeline
+
+    with _observing() as observer:
+        pipeline.preprocess(raw, Plan.parse(_text(plans)), configuration, out, observer, workers=workers)
+
+
+@verbs.command()
+def train(
+    raw: Raw,
+    plans: Plans,
+    configuration: Configuration,
+    out: Annotated[Path, typer.Option(help="Model folder; an interrupted training in it goes on.")],
+    fold: Annotated[str, typer.Option(help="0, 1, … or all.")] = "0",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    validation_iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    preprocessed: Annotated[
+        Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train one configuration on one fold, then segment and score its validation cases."""
+    from core import pipeline
+
+    values = {
+        "epochs": epochs,
+        "iterations_per_epoch": iterations_per_epoch,
+        "validation_iterations_per_epoch": validation_iterations_per_epoch,
+        "seed": seed,
+    }
+    order = pipeline.TrainOrder(
+        raw=raw,
+        plan=Plan.parse(_text(plans)),
+        configuration=configuration,
+        fold=_fold(fold),
+        settings=TrainingSettings(**{key: value for key, value in values.items() if value is not None}),
+        model=out,
+        preprocessed=preprocessed,
+        precision=precision,
+        device=device,
+    )
+    with _observing() as observer:
+        report = pipeline.train(order, observer)
+    print(f"mean foreground Dice of the validation cases: {_figure(report.foreground_mean.dice)}")
+
+
+@verbs.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    input: Annotated[Path, typer.Option(help="Folder of images, CASE_0000.nii.gz …")],  # noqa: A002 - its name
+    out: Out,
+    folds: Annotated[str | None, typer.Option(help="0,1,… ; by default all that the model has.")] = None,
+    no_mirroring: Annotated[bool, typer.Option("--no-mirroring")] = False,  # noqa: FBT002 - a switch
+    step_size: Annotated[float, typer.Option(min=0.05, max=1)] = 0.5,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Segment every image of a folder."""
+    from core import pipeline
+    from core.inference.predict import PredictionOptions
+
+    options = PredictionOptions(
+        folds=None if folds is None else tuple(_fold(fold) for fold in folds.split(",")),
+        mirroring=not no_mirroring,
+        step_size=step_size,
+        precision=precision,
+        device=device,
+    )
+    with _observing() as observer:
+        count = pipeline.predict_folder(model, input, out, options, observer)
+    print(f"{count} cases segmented in {out}")
+
+
+@verbs.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Option(help="Folder of segmentations.")],
+    references: Annotated[Path, typer.Option(help="Folder of references, same file names.")],
+    dataset_json: Annotated[Path, typer.Option(help="dataset.json")],
+    out: Out,
+) -> None:
+    """Score segmentations against references."""
+    from core import pipeline
+
+    with _observing() as observer:
+        description = DatasetDescription.parse(_text(dataset_json))
+        report = pipeline.evaluate(predictions, references, description, out, observer)
+    for key, scores in report.mean.items():
+        print(f"{key}: Dice {_figure(scores.dice)}")
+    print(f"foreground mean: Dice {_figure(report.foreground_mean.dice)}")
+
+
+def _text(path: Path) -> str:
+    """Read a small file that the user named."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as reason:
+        raise DatasetError(f"cannot read {path}: {reason}") from reason
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Read numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as reason:
+        raise PlanningError(f"{text!r} is not a list of numbers such as 1,0.5,0.5") from reason
+
+
+def _fold(text: str) -> Fold:
+    """Read a fold."""
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise TrainingError(f"{text!r} is no fold; give 0, 1, … or all")
+    return int(text)
+
+
+def _figure(value: float | None) -> str:
+    """Four digits, or a dash where the value is undefined."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; a user's mistake ends in one sentence and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        outcome: Any = verbs(arguments, standalone_mode=False)
+    except DomainError as error:
+        console.print(error.message, style="bold red", markup=False, highlight=False)
+        return 1
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        show = getattr(error, "show", None)  # a usage error of the command line
+        if show is None:
+            raise
+        show()
+        return int(getattr(error, "exit_code", 2))
+    return outcome if isinstance(outcome, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
