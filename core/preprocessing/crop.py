@@ -1,0 +1,144 @@
+"""Crop to what is not zero, and put a segmentation back where it was cut out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from core.domain.geometry import Box, Shape
+from core.domain.labels import BACKGROUND, OUTSIDE
+from core.io.image import FloatArray, LabelArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+FACE_CONNECTED: Final = 6
+"""Neighbours through which background leaks out of a hole; Engine specification A 6.3."""
+
+SMALLEST_WITH_HOLES = 3
+"""An axis with fewer voxels has no inner ones, so nothing can be enclosed along it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The part of a case that is not empty."""
+
+    voxels_czyx: FloatArray
+    """A view of the image."""
+    labels_zyx: LabelArray | None
+    """int16, -1 for background outside the nonzero mask; None where no reference was given."""
+    box: Box
+    """Where it was cut out."""
+
+
+def crop_to_nonzero(voxels_czyx: FloatArray, labels_zyx: LabelArray | None = None) -> Crop:
+    """Cut away the margins in which every channel is zero.
+
+    Background outside the nonzero mask is marked, so that intensities can be normalized and patches
+    sampled without it. A label that lies there nevertheless stays what it is.
+
+    Args:
+        voxels_czyx: The image.
+        labels_zyx: Its reference, of the same shape.
+
+    Returns:
+        Image and reference within the tight box around the mask.
+
+    Source:
+        Engine specification A 6.3.
+    """
+    box = nonzero_box(voxels_czyx)
+    inside = slices(box)
+    cropped_czyx = voxels_czyx[(slice(None), *inside)]
+    if labels_zyx is None:
+        return Crop(cropped_czyx, None, box)
+    marked_zyx = labels_zyx[inside].astype(np.int16)
+    empty_zyx = ~_any_channel(cropped_czyx)
+    if (empty_zyx & (marked_zyx == BACKGROUND)).any():
+        marked_zyx[~_filled(~empty_zyx) & (marked_zyx == BACKGROUND)] = OUTSIDE
+    return Crop(cropped_czyx, marked_zyx, box)
+
+
+def nonzero_box(voxels_czyx: FloatArray) -> Box:
+    """Find the tight box around all voxels that are not zero in some channel.
+
+    Filling holes cannot change the box, so it is left out. An image without any such voxel keeps its extent.
+
+    Returns:
+        Half-open intervals, (z, y, x).
+
+    Source:
+        Engine specification A 6.3.
+    """
+    mask_zyx = _any_channel(voxels_czyx)
+    if not mask_zyx.any():
+        z, y, x = mask_zyx.shape
+        return ((0, z), (0, y), (0, x))
+    mask_yx: BoolArray = np.any(mask_zyx, axis=0)
+    z_range = _extent(np.any(mask_zyx, axis=(1, 2)))
+    y_range = _extent(np.any(mask_yx, axis=1))
+    x_range = _extent(np.any(mask_yx, axis=0))
+    return (z_range, y_range, x_range)
+
+
+def nonzero_mask(voxels_czyx: FloatArray) -> BoolArray:
+    """Mark the voxels that are not zero in some channel, and the holes that they enclose.
+
+    Returns:
+        A mask over (z, y, x).
+
+    Source:
+        Engine specification A 6.3.
+    """
+    return _filled(_any_channel(voxels_czyx))
+
+
+def uncropped(labels_zyx: LabelArray, box: Box, shape: Sequence[int]) -> LabelArray:
+    """Put a cropped segmentation back into an otherwise empty one.
+
+    Args:
+        labels_zyx: A segmentation of the box's shape.
+        box: Where it was cut out.
+        shape: Voxel counts before cropping, (z, y, x).
+    """
+    whole_zyx = np.zeros(tuple(shape), dtype=labels_zyx.dtype)
+    whole_zyx[slices(box)] = labels_zyx
+    return whole_zyx
+
+
+def slices(box: Box) -> tuple[slice, slice, slice]:
+    """Return a box as an index into an array (z, y, x)."""
+    z, y, x = (slice(low, high) for low, high in box)
+    return (z, y, x)
+
+
+def box_shape(box: Box) -> Shape:
+    """Return the voxel counts of a box."""
+    z, y, x = (high - low for low, high in box)
+    return (z, y, x)
+
+
+def _any_channel(voxels_czyx: FloatArray) -> BoolArray:
+    """Mark voxels that are not zero in some channel."""
+    mask_zyx: BoolArray = voxels_czyx[0] != 0
+    for channel_zyx in voxels_czyx[1:]:
+        mask_zyx |= channel_zyx != 0
+    return mask_zyx
+
+
+def _extent(projection: BoolArray) -> tuple[int, int]:
+    """Return the half-open range from the first to the last marked entry."""
+    marked = np.flatnonzero(projection)
+    return (int(marked[0]), int(marked[-1]) + 1)
+
+
+def _filled(mask_zyx: BoolArray) -> BoolArray:
+    """Fill holes: what no path along faces connects with the outside of the array."""
+    if min(mask_zyx.shape) < SMALLEST_WITH_HOLES or mask_zyx.all():
+        return mask_zyx
+    around_zyx = np.pad(~mask_zyx, 1, constant_values=True)
+    parts_zyx = cc3d.connected_components(around_zyx, connectivity=FACE_CONNECTED, binary_image=True)
+    filled_zyx: BoolArray = parts_zyx[1:-1, 1:-1, 1:-1] != parts_zyx[0, 0, 0]
+    return filled_zyx
