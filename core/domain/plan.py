@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError
 
 from core.domain.fingerprint import IntensityProperties
-from core.domain.geometry import Axes, Spacing
+from core.domain.geometry import Axes, Shape, Spacing
 from core.domain.record import SharedRecord, describe, parse_json
 from core.errors import PlanError
 
@@ -68,16 +68,16 @@ class Configuration(SharedRecord):
     batch_size: int = Field(default=2, ge=1)
     patch_size: tuple[int, ...] = Field(min_length=2, max_length=3)
     """Voxels that the network sees, two for a 2D network, in transposed order."""
-    median_image_size_in_voxels: tuple[float, ...] = ()
+    median_image_size_in_voxels: tuple[int, ...] | tuple[float, ...] = ()
     spacing: tuple[float, ...] = Field(min_length=2, max_length=3)
     """Millimetres, after transposition; two for a 2D network."""
     normalization_schemes: tuple[str, ...]
     use_mask_for_norm: tuple[bool, ...]
     resampling_fn_data: str
     resampling_fn_seg: str
-    resampling_fn_probabilities: str
     resampling_fn_data_kwargs: dict[str, Any]
     resampling_fn_seg_kwargs: dict[str, Any]
+    resampling_fn_probabilities: str
     resampling_fn_probabilities_kwargs: dict[str, Any]
     architecture: Architecture
     batch_dice: bool = False
@@ -111,7 +111,7 @@ class Plan(SharedRecord):
     dataset_name: str = ""
     plans_name: str = "nnUNetPlans"
     original_median_spacing_after_transp: Spacing | None = None
-    original_median_shape_after_transp: tuple[float, float, float] | None = None
+    original_median_shape_after_transp: Shape | tuple[float, float, float] | None = None
     image_reader_writer: str
     transpose_forward: Axes
     transpose_backward: Axes

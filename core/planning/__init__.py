@@ -1,0 +1,1 @@
+"""Fingerprint → plan; arithmetic without voxels or files."""

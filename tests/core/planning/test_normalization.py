@@ -1,0 +1,29 @@
+"""The choice of a normalization per channel."""
+
+import pytest
+
+from core.planning.normalization import masked_channels, normalization_schemes
+
+
+@pytest.mark.parametrize(
+    ("channel", "scheme"),
+    [
+        ("CT", "CTNormalization"),
+        ("ct", "CTNormalization"),
+        ("noNorm", "NoNormalization"),
+        ("zscore", "ZScoreNormalization"),
+        ("rescale_to_0_1", "RescaleTo01Normalization"),
+        ("RGB_to_0_1", "RGBTo01Normalization"),
+        ("CT1", "ZScoreNormalization"),
+        ("PET", "ZScoreNormalization"),
+    ],
+)
+def test_the_channel_name_decides(channel: str, scheme: str) -> None:
+    assert normalization_schemes([channel]) == (scheme,)
+
+
+def test_only_z_scores_use_the_mask_and_only_after_much_cropping() -> None:
+    schemes = ("CTNormalization", "ZScoreNormalization", "NoNormalization")
+
+    assert masked_channels(schemes, 0.74) == (False, True, False)
+    assert masked_channels(schemes, 0.75) == (False, False, False)
