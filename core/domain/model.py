@@ -1,0 +1,77 @@
+"""What a trained-model folder says of itself (model.json), and how it is to be applied to an image."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from core.domain.plan import ConfigurationName
+from core.domain.record import Record, describe, parse_json
+from core.domain.training import Fold
+from core.errors import ModelError
+
+MODEL_FILE = "model.json"
+"""The record's name in the folder of a trained model."""
+
+WEIGHTS_FILE = "weights.safetensors"
+"""The weights' name in the folder of a fold."""
+
+MODEL_VERSION = 1
+"""Version of model.json that this code writes, and the newest that it reads."""
+
+
+class ModelRecord(Record):
+    """model.json: what of a trained model is neither in the plan nor in the weights."""
+
+    version: Literal[1] = 1
+    configuration: ConfigurationName
+    """The one configuration that this folder holds."""
+    mirror_axes: tuple[int, ...] = ()
+    """Axes of the patch along which training mirrored, so that prediction may too."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """How it was trained; empty for a model from elsewhere."""
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Read the text of a model.json.
+
+        Raises:
+            ModelError: It cannot be used, or a newer version of this software wrote it.
+        """
+        values = parse_json(text, MODEL_FILE, ModelError)
+        version = values.get("version")
+        if isinstance(version, int) and version > MODEL_VERSION:
+            raise ModelError(
+                f"{MODEL_FILE} has version {version}, this software reads up to {MODEL_VERSION}; update it"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ModelError(f"{MODEL_FILE} cannot be used: {describe(error)}") from error
+
+
+def fold_name(fold: Fold) -> str:
+    """Name the folder of a fold: `fold_0`, `fold_all`."""
+    return f"fold_{fold}"
+
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+"""Number format in which the network computes."""
+
+
+class PredictionOptions(Record):
+    """Everything that shapes a prediction and is not in the model.
+
+    Source:
+        Engine specification B 6.2.
+    """
+
+    folds: tuple[Fold, ...] | None = Field(default=None, min_length=1)
+    """Whose logits are averaged; None: every fold of the model."""
+    step_size: float = Field(default=0.5, gt=0, le=1)
+    """Distance of neighbouring tiles, as a share of the patch."""
+    mirroring: bool = True
+    """Whether to average over mirrored images, along the axes that the model allows."""
+    gaussian: bool = True
+    """Whether a tile counts most at its centre."""
+    precision: PrecisionName | Literal["auto"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")

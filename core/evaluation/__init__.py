@@ -1,0 +1,1 @@
+"""Predictions + references → report: counts, overlap, volumes; no torch."""

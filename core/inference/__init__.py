@@ -1,0 +1,1 @@
+"""Image + trained model → segmentation on the image's own grid."""

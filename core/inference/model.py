@@ -1,0 +1,271 @@
+"""A trained-model folder, loaded: plan, labels and one network per fold, ready for its device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from core.domain.dataset import DatasetDescription
+from core.domain.labels import LabelSet
+from core.domain.model import (
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    ModelRecord,
+    PrecisionName,
+    PredictionOptions,
+    fold_name,
+)
+from core.domain.plan import Configuration, ConfigurationName, Plan
+from core.domain.training import Fold
+from core.errors import ModelError
+from core.inference.sliding_window import TileNetwork
+from core.network.unet import UNet, build_network
+
+FOLD_ALL: Fold = "all"
+"""The fold that trained on every case; used where no numbered fold exists, or by request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The number format in which a network computes, and why that one."""
+
+    name: PrecisionName
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trained model in memory."""
+
+    description: DatasetDescription
+    plan: Plan
+    configuration_name: ConfigurationName
+    configuration: Configuration
+    labels: LabelSet
+    mirror_axes: tuple[int, ...]
+    networks: Mapping[Fold, nn.Module]
+    """On the device, in the precision, without deep supervision."""
+    precision: Precision
+    device: torch.device
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds in memory."""
+        return tuple(self.networks)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the weights take, for whoever keeps several models."""
+        return sum(
+            weight.numel() * weight.element_size()
+            for network in self.networks.values()
+            for weight in network.state_dict().values()
+        )
+
+
+def load_model(folder: Path, options: PredictionOptions) -> LoadedModel:
+    """Load a trained model.
+
+    Args:
+        folder: Holds model.json, plans.json, dataset.json and a folder per fold.
+        options: Its folds, precision and device.
+
+    Raises:
+        ModelError: Something is missing or does not fit; the sentence names the file.
+        DatasetError: dataset.json cannot be used.
+        LabelsError: Its labels contradict each other.
+        PlanError: plans.json cannot be used.
+    """
+    record = ModelRecord.parse(_read(folder, MODEL_FILE))
+    plan = Plan.parse(_read(folder, "plans.json"))
+    description = DatasetDescription.parse(_read(folder, "dataset.json"))
+    configuration = plan.configuration(record.configuration)
+    _require_fit(record, configuration)
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    labels = description.label_set()
+    networks = {}
+    for fold in choose_folds(folder, options.folds):
+        channels, heads = len(description.channels), len(labels.heads)
+        network = build_network(configuration.architecture, channels, heads, seed=None)
+        _load_weights(network, folder / fold_name(fold) / WEIGHTS_FILE)
+        networks[fold] = _prepared(network, precision, device)
+    return LoadedModel(
+        description=description,
+        plan=plan,
+        configuration_name=record.configuration,
+        configuration=configuration,
+        labels=labels,
+        mirror_axes=record.mirror_axes,
+        networks=networks,
+        precision=precision,
+        device=device,
+    )
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """Read one of the model's files.
+
+    Raises:
+        ModelError: It is not there.
+    """
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"the trained model has no readable {name}; train or import it again", file=name
+        ) from error
+
+
+def _require_fit(record: ModelRecord, configuration: Configuration) -> None:
+    """Refuse what this engine cannot apply, before weights are read.
+
+    Raises:
+        ModelError: It is a later stage of a cascade, or mirrors axes that its patch lacks.
+    """
+    if configuration.previous_stage is not None:
+        raise ModelError(
+            f"configuration {record.configuration} refines the segmentation of "
+            f"{configuration.previous_stage}; predict with a configuration that stands alone",
+            configuration=record.configuration,
+        )
+    dimensions = len(configuration.patch_size)
+    if not set(record.mirror_axes) <= set(range(dimensions)):
+        raise ModelError(
+            f"{MODEL_FILE} mirrors axes {list(record.mirror_axes)}, "
+            f"but the patch has only axes 0 to {dimensions - 1}"
+        )
+
+
+def choose_folds(folder: Path, wanted: Sequence[Fold] | None) -> tuple[Fold, ...]:
+    """Return the folds to load: those asked for, or all numbered ones, or else the one of all cases.
+
+    Raises:
+        ModelError: There are none, or one that is asked for is missing; the sentence names those there are.
+
+    Source:
+        Engine specification B 6.1.
+    """
+    present = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{WEIGHTS_FILE}")]
+    numbered: tuple[Fold, ...] = tuple(sorted(int(name) for name in present if name.isdecimal()))
+    every = (*numbered, FOLD_ALL) if FOLD_ALL in present else numbered
+    if not every:
+        raise ModelError(f"the trained model has no fold with {WEIGHTS_FILE}; train or import one")
+    if wanted is None:
+        return numbered or every
+    missing = [str(fold) for fold in wanted if fold not in every]
+    if missing:
+        raise ModelError(
+            f"the trained model has no fold {', '.join(missing)}; it has {', '.join(map(str, every))}",
+            folds=list(every),
+        )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _load_weights(network: UNet, path: Path) -> None:
+    """Put weights into a network.
+
+    Raises:
+        ModelError: The file is damaged, or its tensors are not those of the network.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{name} cannot be read: {error}; train or import it again") from error
+    faults = _differences(network.state_dict(), weights)
+    if faults:
+        raise ModelError(f"{name} does not fit the network in plans.json: {'; '.join(faults)}", file=name)
+    network.load_state_dict(weights, assign=True)
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Say how two sets of tensors differ, one example each."""
+    faults = []
+    missing, superfluous = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing:
+        faults.append(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if superfluous:
+        faults.append(f"{len(superfluous)} tensors are unknown, such as {superfluous[0]}")
+    reshaped = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    if reshaped:
+        key = reshaped[0]
+        faults.append(
+            f"{len(reshaped)} tensors have another shape, such as {key}: "
+            f"{list(found[key].shape)} instead of {list(expected[key].shape)}"
+        )
+    return faults
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device to compute on; `auto` is a GPU if there is one.
+
+    Raises:
+        ModelError: A GPU is asked for that is not there.
+    """
+    found = torch.cuda.device_count()
+    if wanted == "auto":
+        return torch.device("cuda" if found else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ModelError(f"device {wanted} is not there, {found} GPUs are; choose another, or auto")
+    return device
+
+
+def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.device) -> Precision:
+    """Return the number format to compute in; `auto` takes the fastest that the device has units for.
+
+    Raises:
+        ModelError: fp16 is asked for on a CPU, which has no fast units for it.
+
+    Source:
+        performance figures of README.md: bf16 on CPUs with matrix units (AMX). fp16 on GPUs is the
+        reference's own choice, Engine specification B 6.5.
+    """
+    has_gpu = device.type == "cuda"
+    if wanted == "auto":
+        if has_gpu:
+            return Precision("fp16", "the device is a GPU")
+        if has_amx():
+            return Precision("bf16", "the CPU has matrix units for bf16 (AMX)")
+        return Precision("fp32", "the CPU has no matrix units for a shorter format")
+    if wanted == "fp16" and not has_gpu:
+        raise ModelError("precision fp16 needs a GPU; choose fp32, bf16 or auto")
+    return Precision(wanted, "as asked for")
+
+
+def has_amx() -> bool:
+    """Return whether the CPU multiplies bf16 matrices in hardware."""
+    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public name for it in 2.8
+
+
+def _prepared(network: UNet, precision: Precision, device: torch.device) -> nn.Module:
+    """Move a network to its device and format; norms keep float32, in which they take their statistics."""
+    network.deep_supervision = False
+    network.requires_grad_(requires_grad=False).eval().to(device)
+    for module in network.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001 - the base of all convolutions
+            module.to(precision.dtype)
+    return network
+
+
+def tile_network(network: nn.Module, precision: Precision, device: torch.device) -> TileNetwork:
+    """Return the network as the sliding window calls it: any tiles in, logits on the network's device out."""
+
+    def run(tiles: Tensor) -> Tensor:
+        logits = network(tiles.to(device=device, dtype=precision.dtype))
+        if not isinstance(logits, Tensor):
+            raise TypeError("a network for prediction must be built without deep supervision")
+        return logits
+
+    return run
