@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, JsonValue, StrictInt, StringConstraints, TypeAdapter
 
 from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import ConfigurationName
 from core.domain.record import Record
 from core.domain.training import Fold, TrainingSettings
+from core.errors import DomainError
+
+T = TypeVar("T")
 
 
 class JobKind(StrEnum):
@@ -66,12 +69,12 @@ LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELING})
 """A worker owns the job until its lease ends."""
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELED, JobState.RUNNING, JobState.FAILED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELED, JobState.FAILED}),
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELED}),
     JobState.RUNNING: frozenset(
         {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.CANCELING, JobState.QUEUED}
     ),
-    JobState.CANCELING: frozenset({JobState.CANCELED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.CANCELING: frozenset({JobState.CANCELED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELED: frozenset(),
@@ -79,7 +82,93 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 """The life cycle as data. `running → queued` gives a job back whose worker or child died."""
 
 MAX_ATTEMPTS = 3
-"""A job whose child dies this often is failed: it would kill the next one too."""
+"""A job whose child dies this often without coming further is failed: it would kill the next one too."""
+
+CROSS_VALIDATION_FOLDS = 5
+"""A numbered fold needs at least as many cases (Engine specification B 4.1)."""
+
+Preset = Literal["default"]
+"""What the planner knows; app must not import it."""
+
+Trainable = Literal["2d", "3d_fullres"]
+"""Configurations that can be trained; the plan decides which of them a dataset has."""
+
+PROBLEM_TYPE = "urn:nnunet-service:problem:"
+"""Prefix of the `type` of a problem document; the kind of the error follows."""
+
+INTERNAL_ERROR = "internal-error"
+"""Kind of a problem that is a bug of ours; its text is in the log, not in the document."""
+
+
+def problem_document(
+    kind: str, detail: str, context: Mapping[str, JsonValue] | None = None
+) -> dict[str, JsonValue]:
+    """Describe what went wrong as RFC 9457 has it, without a status: a job has none.
+
+    Args:
+        kind: Stable slug, see `core.errors.DomainError`.
+        detail: One sentence for a person.
+        context: What a program may want to know.
+    """
+    return {
+        **(context or {}),
+        "type": PROBLEM_TYPE + kind,
+        "title": kind.replace("-", " ").capitalize(),
+        "detail": detail,
+        "code": kind,
+    }
+
+
+def problem_of(error: DomainError) -> dict[str, JsonValue]:
+    """Describe an error that was raised on purpose."""
+    return problem_document(error.kind, error.message, error.context)
+
+
+def _once_each(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse an entry that is named twice."""
+    twice = {str(value) for value in values if values.count(value) > 1}
+    if twice:
+        raise ValueError(f"names {', '.join(sorted(twice))} more than once")
+    return values
+
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$"),
+]
+"""What a person calls a thing; never part of a path or key."""
+
+FoldNumber = Annotated[StrictInt, Field(ge=0, lt=1000)]
+
+
+class TrainingRequest(Record):
+    """What a client asks for with POST /train; all but the dataset has a default."""
+
+    dataset_id: UUID
+    configurations: (
+        Annotated[tuple[Trainable, ...], Field(min_length=1), AfterValidator(_once_each)] | None
+    ) = None
+    """None: 3d_fullres where the plan has it, else 2d."""
+    folds: Annotated[
+        tuple[FoldNumber | Literal["all"], ...],
+        Field(min_length=1, max_length=100),
+        AfterValidator(_once_each),
+    ] = tuple(range(CROSS_VALIDATION_FOLDS))
+    preset: Preset = "default"
+    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    """What a patch may cost; None: what the preset says."""
+    epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
+    iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
+    seed: StrictInt = Field(default=0, ge=0, lt=2**63)
+    name: Name | None = None
+    """Of the training and its model; None: the dataset's."""
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """What the engine needs of it."""
+        return TrainingSettings(
+            epochs=self.epochs, iterations_per_epoch=self.iterations_per_epoch, seed=self.seed
+        )
 
 
 class ObjectRef(Record):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     JSON,
+    Connection,
     DateTime,
     Dialect,
     Engine,
@@ -108,17 +109,27 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: Any) -> None:
-    """Take the write lock at the start: a deferred transaction that upgrades late fails without waiting."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_immediate(connection: Connection) -> None:
+    """Take the write lock at the start: a deferred transaction that upgrades late fails without waiting.
+
+    One that only reads takes no lock, so that following a job never waits for who writes.
+    """
+    reads = connection.get_execution_options().get("postgresql_readonly", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 Sessions = sessionmaker[Session]
 
 
 def open_sessions(engine: Engine) -> Sessions:
-    """Return the factory of sessions; objects stay readable after a commit."""
+    """Return the factory of sessions that may write; objects stay readable after a commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def open_readers(engine: Engine) -> Sessions:
+    """Return the factory of sessions that only read, from one snapshot each."""
+    reading = engine.execution_options(postgresql_readonly=True)
+    return sessionmaker(reading, expire_on_commit=False, autoflush=False)
 
 
 @contextmanager

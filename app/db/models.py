@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, UtcDateTime, now
@@ -78,6 +78,7 @@ class Job(Base):
     """One unit of work. This row is the truth; a queue message only points at it."""
 
     __tablename__ = "job"
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - times come from the database's clock
     __table_args__ = (
         CheckConstraint(
             "(kind != 'training' AND state IN ('running', 'canceling')) = (lease_expires_at IS NOT NULL)",
@@ -103,6 +104,8 @@ class Job(Base):
 
     attempt: Mapped[int] = mapped_column(default=0)
     """How often the job was claimed."""
+    crashes: Mapped[int] = mapped_column(default=0)
+    """How often its worker or child died since it last came further."""
     fence: Mapped[int] = mapped_column(default=0)
     """Grows with every claim; a write that carries an older fence changes nothing."""
     lease_owner: Mapped[str | None]
@@ -136,8 +139,11 @@ class JobEvent(Base):
     """One transition of a job."""
 
     __tablename__ = "job_event"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - ids grow, also after a deletion
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     before: Mapped[JobState | None]

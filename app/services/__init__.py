@@ -1,0 +1,1 @@
+"""What users want, one function per intention; synchronous, no HTTP."""

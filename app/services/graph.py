@@ -1,0 +1,206 @@
+"""The jobs of one training: which waits for which, and what the end of one means for the others."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pydantic import JsonValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.base import now
+from app.db.models import Job, JobDependency, StoredObject, TrainedModel, Training
+from app.jobs import (
+    FINAL_STATES,
+    LANES,
+    JobPayload,
+    JobState,
+    ObjectRef,
+    PlanPayload,
+    PlanResult,
+    PreprocessPayload,
+    SelectPayload,
+    TrainingRequest,
+    TrainPayload,
+    problem_document,
+)
+from app.services.transitions import create, move
+
+CANCELED = "canceled"
+"""Kind of the problem that a canceled job carries."""
+
+
+def title(job: Job) -> str:
+    """Name a job for a person: `train 3d_fullres fold 0`."""
+    payload = job.payload or {}
+    words = [job.kind.value, str(payload.get("configuration") or "")]
+    if "fold" in payload:
+        words.append(f"fold {payload['fold']}")
+    return " ".join(word for word in words if word)
+
+
+def child(parent: Job, payload: JobPayload, state: JobState, created_at: datetime) -> Job:
+    """Return the row of one stage of a training; not yet added."""
+    return Job(
+        parent_id=parent.id,
+        kind=payload.kind,
+        lane=LANES[payload.kind],
+        state=state,
+        payload=payload.model_dump(mode="json"),
+        training_id=parent.training_id,
+        created_at=created_at,
+    )
+
+
+def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
+    """Write the jobs that follow a plan: preprocess per configuration, train per fold, select.
+
+    Every training waits for its configuration's preprocessing, and the selection for all trainings.
+    """
+    parent = session.get_one(Job, plan_job.parent_id)
+    training = session.get_one(Training, parent.training_id)
+    request = TrainingRequest.model_validate(training.request)
+    plan = PlanPayload.model_validate(plan_job.payload)
+    moments = _moments()
+    trains = []
+    for configuration in result.configurations:
+        first = PreprocessPayload(
+            training_id=training.id,
+            archive=plan.archive,
+            plans=result.files["plans.json"],
+            configuration=configuration,
+        )
+        preprocess = create(session, child(parent, first, JobState.QUEUED, next(moments)))
+        for fold in request.folds:
+            payload = TrainPayload(
+                training_id=training.id,
+                archive=plan.archive,
+                plans=result.files["plans.json"],
+                fingerprint=result.files["dataset_fingerprint.json"],
+                configuration=configuration,
+                fold=fold,
+                settings=request.settings,
+            )
+            train = create(session, child(parent, payload, JobState.WAITING, next(moments)))
+            _need(session, train, preprocess)
+            trains.append(train)
+    last = SelectPayload(
+        training_id=training.id,
+        archive=plan.archive,
+        plans=result.files["plans.json"],
+        fingerprint=result.files["dataset_fingerprint.json"],
+    )
+    select_job = create(session, child(parent, last, JobState.WAITING, next(moments)))
+    for train in trains:
+        _need(session, select_job, train)
+
+
+def settle(session: Session, job: Job) -> None:
+    """Draw the consequences of a job's end: free or cancel what waits for it, then its parent's state."""
+    if job.state is JobState.SUCCEEDED:
+        _free_dependants(session, job)
+    else:
+        _cancel_dependants(session, job)
+    if job.parent_id is not None:
+        _settle_parent(session, job.parent_id)
+
+
+def needed_by(session: Session, job_id: UUID) -> list[Job]:
+    """Return the jobs that a job waited for, oldest first."""
+    return list(
+        session.scalars(
+            select(Job)
+            .join(JobDependency, JobDependency.needs_id == Job.id)
+            .where(JobDependency.job_id == job_id)
+            .order_by(Job.created_at, Job.id)
+        )
+    )
+
+
+def object_ref(stored: StoredObject) -> ObjectRef:
+    """Return what a payload says of a stored object."""
+    return ObjectRef(key=stored.key, sha256=stored.sha256, size_bytes=stored.size_bytes)
+
+
+def _moments() -> Iterator[datetime]:
+    """Yield growing times, so that jobs created together keep their order."""
+    start, number = now(), 0
+    while True:
+        yield start + timedelta(microseconds=number)
+        number += 1
+
+
+def _need(session: Session, job: Job, needs: Job) -> None:
+    session.add(JobDependency(job_id=job.id, needs_id=needs.id))
+
+
+def _dependants(session: Session, job: Job) -> list[Job]:
+    """Return the jobs that still wait for this one."""
+    session.flush()
+    return list(
+        session.scalars(
+            select(Job)
+            .join(JobDependency, JobDependency.job_id == Job.id)
+            .where(JobDependency.needs_id == job.id, Job.state == JobState.WAITING)
+            .order_by(Job.created_at, Job.id)
+        )
+    )
+
+
+def _free_dependants(session: Session, job: Job) -> None:
+    """Queue each dependant whose every need is met."""
+    for dependant in _dependants(session, job):
+        if all(need.state is JobState.SUCCEEDED for need in needed_by(session, dependant.id)):
+            move(session, dependant, JobState.QUEUED)
+
+
+def _cancel_dependants(session: Session, job: Job) -> None:
+    """Cancel all that can no longer be done, and say why in each."""
+    for dependant in _dependants(session, job):
+        because = f"canceled because {title(job)} {_ended(job)}"
+        dependant.error = problem_document(CANCELED, because, {"because_of": str(job.id)})
+        move(session, dependant, JobState.CANCELED, because)
+        _cancel_dependants(session, dependant)
+
+
+def _ended(job: Job) -> str:
+    """Say how a job ended, with its reason."""
+    detail = (job.error or {}).get("detail")
+    return (
+        job.state.value
+        if detail is None or job.state is JobState.CANCELED
+        else f"{job.state.value}: {detail}"
+    )
+
+
+def _settle_parent(session: Session, parent_id: UUID) -> None:
+    """End the parent once all its children have ended: failed before canceled before succeeded."""
+    session.flush()
+    parent = session.get_one(Job, parent_id, populate_existing=True)
+    children = list(
+        session.scalars(select(Job).where(Job.parent_id == parent_id).order_by(Job.finished_at, Job.id))
+    )
+    if parent.state in FINAL_STATES or any(one.state not in FINAL_STATES for one in children):
+        return
+    failed = next((one for one in children if one.state is JobState.FAILED), None)
+    canceled = next((one for one in children if one.state is JobState.CANCELED), None)
+    if failed is not None and parent.state is not JobState.CANCELING:
+        parent.error = {**(failed.error or {}), "job_id": str(failed.id), "job": title(failed)}
+        move(session, parent, JobState.FAILED, f"{title(failed)} failed")
+    elif failed is not None or canceled is not None:
+        parent.error = parent.error or _canceled_like(canceled or failed)
+        move(session, parent, JobState.CANCELED)
+    else:
+        parent.result = _training_result(session, parent)
+        move(session, parent, JobState.SUCCEEDED)
+
+
+def _canceled_like(job: Job | None) -> dict[str, JsonValue]:
+    """Say that a training ended because one of its jobs was canceled."""
+    name = "a job of it" if job is None else title(job)
+    return problem_document(CANCELED, f"canceled because {name} was canceled")
+
+
+def _training_result(session: Session, parent: Job) -> dict[str, JsonValue]:
+    model_id = session.scalar(select(TrainedModel.id).where(TrainedModel.training_id == parent.training_id))
+    return {"training_id": str(parent.training_id), "model_id": None if model_id is None else str(model_id)}

@@ -1,0 +1,112 @@
+"""What the end of a job means for the thing that it was about: dataset, training, model or prediction."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.models import Dataset, DatasetCase, Job, Prediction, StoredObject, TrainedModel, Training
+from app.jobs import (
+    IngestResult,
+    JobKind,
+    ObjectRef,
+    PlanResult,
+    PredictResult,
+    SelectResult,
+    TrainingRequest,
+)
+from app.services import graph
+from core.domain.dataset import DatasetDescription, DatasetProblem
+from core.domain.record import Record
+
+
+def record_success(session: Session, job: Job, result: Record) -> None:
+    """Write what a finished job found to where users look for it, and the jobs that follow from it."""
+    match result:
+        case IngestResult():
+            _record_ingest(session, job, result)
+        case PlanResult():
+            _record_plan(session, job, result)
+        case SelectResult():
+            _record_model(session, job, result)
+        case PredictResult():
+            _record_prediction(session, job, result)
+        case _:  # Preprocessing and training leave nothing but their result.
+            pass
+
+
+def record_end_without_success(session: Session, job: Job) -> None:
+    """Leave nothing behind that waits for a job that has ended: a dataset becomes invalid and says why."""
+    if job.kind is JobKind.INGEST:
+        dataset = session.get_one(Dataset, job.dataset_id)
+        document = job.error or {}
+        problem = DatasetProblem(
+            case=None,
+            kind=str(document.get("code", "canceled")),
+            message=str(document.get("detail", "the upload was canceled; send it again")),
+        )
+        dataset.state = "invalid"
+        dataset.problems = [problem.to_json()]
+
+
+def register_objects(session: Session, refs: Iterable[ObjectRef]) -> None:
+    """Write the rows of files that were published; those already known stay as they are."""
+    wanted = {ref.key: ref for ref in refs}
+    known = session.scalars(select(StoredObject.key).where(StoredObject.key.in_(wanted)))
+    for key in wanted.keys() - set(known):
+        ref = wanted[key]
+        session.add(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes))
+    session.flush()
+
+
+def _record_ingest(session: Session, job: Job, result: IngestResult) -> None:
+    dataset = session.get_one(Dataset, job.dataset_id)
+    dataset.state = "invalid" if result.problems else "ready"
+    dataset.description = result.description
+    dataset.reader = result.reader
+    dataset.problems = [problem.to_json() for problem in result.problems]
+    session.add_all(
+        DatasetCase(
+            dataset_id=dataset.id, case_id=case.case, shape=list(case.shape), spacing=list(case.spacing)
+        )
+        for case in result.cases
+    )
+
+
+def _record_plan(session: Session, job: Job, result: PlanResult) -> None:
+    training = session.get_one(Training, job.training_id)
+    dataset = session.get_one(Dataset, training.dataset_id)
+    training.plans_key = result.files["plans.json"].key
+    dataset.fingerprint_key = dataset.fingerprint_key or result.files["dataset_fingerprint.json"].key
+    graph.expand(session, job, result)
+
+
+def _record_model(session: Session, job: Job, result: SelectResult) -> None:
+    training = session.get_one(Training, job.training_id)
+    dataset = session.get_one(Dataset, training.dataset_id)
+    request = TrainingRequest.model_validate(training.request)
+    description = DatasetDescription.model_validate(dataset.description)
+    session.add(
+        TrainedModel(
+            name=request.name or training.name,
+            training_id=training.id,
+            dataset_id=dataset.id,
+            configuration=result.configuration,
+            folds=list(result.folds),
+            channels=list(description.channels),
+            labels=dict((dataset.description or {})["labels"]),
+            mean_dice=result.mean_dice,
+            reason=result.reason,
+            files={path: ref.to_json() for path, ref in result.files.items()},
+        )
+    )
+
+
+def _record_prediction(session: Session, job: Job, result: PredictResult) -> None:
+    prediction = session.get_one(Prediction, job.prediction_id)
+    prediction.segmentation_key = result.files["segmentation" + prediction.file_ending].key
+    preview = result.files.get("preview.png")
+    prediction.preview_key = None if preview is None else preview.key
+    prediction.volumes = [volume.to_json() for volume in result.volumes]
+    prediction.timings = dict(result.timings)
+    prediction.provenance = result.provenance
