@@ -1,0 +1,343 @@
+"""One function per job kind: payload → workspace → verb of core → files and a result."""
+
+import json
+import platform
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from app.jobs import (
+    CaseSummary,
+    IngestPayload,
+    IngestResult,
+    ObjectRef,
+    PlanPayload,
+    PlanResult,
+    PredictPayload,
+    PredictResult,
+    PreprocessPayload,
+    PreprocessResult,
+    SelectPayload,
+    SelectResult,
+    TrainPayload,
+    TrainResult,
+    ValidationScore,
+    WorkOrder,
+)
+from core import pipeline
+from core.domain.dataset import DatasetDescription, DatasetProblem
+from core.domain.fingerprint import Fingerprint
+from core.domain.labels import label_key
+from core.domain.plan import ConfigurationName, Plan
+from core.domain.progress import Observer
+from core.domain.record import Record, write_json
+from core.domain.report import EvaluationReport
+from core.errors import PlanError
+from worker.archive import ArchiveError
+from worker.observer import Message
+from worker.workspace import Workspace, build_once, fold_folder, link_or_copy
+
+Files = Mapping[str, Path]
+
+DEFAULT_CONFIGURATIONS = ("3d_fullres", "2d")
+"""What a training takes when the request leaves it open: the first that the plan has."""
+
+FOLD_FILES = ("weights.safetensors", "fold.json", "epochs.jsonl", "validation/summary.json")
+"""What of a trained fold is kept; a fold that validated nothing has no summary."""
+
+
+def perform(order: WorkOrder, workspace: Workspace, observer: Observer, *, threads: int | None) -> Message:
+    """Carry out any order but a prediction, which the warm predictor does.
+
+    Args:
+        order: Names the work.
+        workspace: Where files are.
+        observer: Told of progress.
+        threads: For the arithmetic; None: one per core.
+
+    Raises:
+        DomainError: The work cannot be done as it was ordered.
+    """
+    payload = order.payload
+    match payload:
+        case IngestPayload():
+            return _message(ingest(payload, workspace, observer))
+        case PlanPayload():
+            return plan(order, payload, workspace, observer)
+        case PreprocessPayload():
+            return _message(preprocess(payload, workspace, observer, threads=threads))
+        case TrainPayload():
+            return train(payload, workspace, observer, threads=threads)
+        case SelectPayload():
+            return select(order, payload, workspace)
+        case PredictPayload():
+            raise TypeError("predictions belong to the predictor")
+
+
+def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> IngestResult:
+    """Unpack an archive and verify the dataset in it; what is wrong is a finding, not an error."""
+    try:
+        raw = workspace.raw_dataset(payload.archive)
+    except ArchiveError as error:
+        problem = DatasetProblem(case=None, kind=error.kind, message=error.message)
+        return IngestResult(description={}, reader=None, cases=(), problems=(problem,))
+    found = pipeline.verify(raw, observer)
+    return IngestResult(
+        description={} if found.description is None else found.description.to_json(),
+        reader=found.reader,
+        cases=tuple(CaseSummary(case=c.case_id, shape=c.shape, spacing=c.spacing) for c in found.cases),
+        problems=found.problems,
+    )
+
+
+def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer: Observer) -> Message:
+    """Fingerprint the dataset, unless somebody did, and plan for it."""
+    raw = workspace.raw_dataset(payload.archive)
+    with workspace.outbox(order.job_id) as outbox:
+        measured = outbox / "dataset_fingerprint.json"
+        if payload.fingerprint is None:
+            pipeline.fingerprint(raw, measured, observer)
+        else:
+            shutil.copyfile(workspace.store.path(payload.fingerprint), measured)
+        request = pipeline.PlanRequest(
+            dataset_name=payload.dataset_name, preset=payload.preset, gpu_memory_gb=payload.gpu_memory_gb
+        )
+        made = pipeline.plan_dataset(raw, _fingerprint(measured), request, outbox / "plans.json")
+        chosen = _configurations(made, payload.configurations)
+        files = {"plans.json": outbox / "plans.json", "dataset_fingerprint.json": measured}
+        return _message(PlanResult(files={}, configurations=chosen), files)
+
+
+def preprocess(
+    payload: PreprocessPayload, workspace: Workspace, observer: Observer, *, threads: int | None
+) -> PreprocessResult:
+    """Preprocess every case, unless an earlier training did so with the same plan."""
+    folder = _preprocessed(payload, workspace, observer, threads=threads)
+    return PreprocessResult(cases=len(pipeline.preprocessed_cases(folder)))
+
+
+def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, threads: int | None) -> Message:
+    """Train one fold, or go on where its last checkpoint stands, and score its validation cases."""
+    raw = workspace.raw_dataset(payload.archive)
+    model = workspace.training(payload.training_id, payload.configuration)
+    order = pipeline.TrainOrder(
+        raw=raw,
+        plan=_plan(workspace, payload.plans),
+        configuration=payload.configuration,
+        fold=payload.fold,
+        settings=payload.settings,
+        model=model,
+        preprocessed=_preprocessed(payload, workspace, observer, threads=threads),
+        threads=threads,
+    )
+    report = pipeline.train(order, observer)
+    names = _label_names(raw)
+    result = TrainResult(
+        files={},
+        configuration=payload.configuration,
+        fold=payload.fold,
+        mean_dice=report.foreground_mean.dice,
+        validation=_validation(report, names),
+    )
+    folder = fold_folder(model, payload.fold)
+    return _message(result, {name: folder / name for name in FOLD_FILES if (folder / name).is_file()})
+
+
+def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace) -> Message:
+    """Choose the configuration that segments its validation cases best, and put the model together."""
+    best, mean_dice, reason = _best(order.inputs)
+    folds = [result for result in order.inputs if result.configuration == best]
+    raw = workspace.raw_dataset(payload.archive)
+    reused = {
+        f"fold_{result.fold}/{name}": ref for result in folds for name, ref in sorted(result.files.items())
+    }
+    reused |= {"plans.json": payload.plans, "dataset_fingerprint.json": payload.fingerprint}
+    with workspace.outbox(order.job_id) as outbox:
+        trained = workspace.training(payload.training_id, best)
+        for name in ("dataset.json", "model.json"):
+            source = raw if name == "dataset.json" else trained
+            link_or_copy(source / name, outbox / name)
+        write_json(outbox / "provenance.json", _provenance(order, payload, reused))
+        result = SelectResult(
+            files=reused,
+            configuration=best,
+            folds=tuple(result.fold for result in folds),
+            mean_dice=mean_dice,
+            reason=reason,
+        )
+        return _message(result, {file.name: file for file in outbox.iterdir()})
+
+
+def predict(
+    order: WorkOrder,
+    model: "pipeline.LoadedModel",
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    was_warm: bool,
+) -> Message:
+    """Segment one image with a loaded model."""
+    payload = order.payload
+    if not isinstance(payload, PredictPayload):
+        raise TypeError(f"not a prediction: {payload.kind}")
+    with workspace.outbox(order.job_id) as outbox:
+        channels = []
+        for number, ref in enumerate(payload.channels):
+            channel = outbox / f"image_{number:04d}{payload.file_ending}"
+            link_or_copy(workspace.store.path(ref), channel)
+            channels.append(channel)
+        segmentation = f"segmentation{payload.file_ending}"
+        targets = pipeline.PredictionFiles(outbox / segmentation, outbox / "preview.png")
+        done = pipeline.predict_files(model, channels, targets, observer)
+        result = PredictResult(
+            files={},
+            volumes=done.volumes,
+            timings=done.seconds,
+            provenance={
+                **done.provenance,
+                "model_id": str(payload.model_id),
+                "weights_sha256": _weights(payload.model_files),
+                "input_sha256": [ref.sha256 for ref in payload.channels],
+                "warm": was_warm,
+                "versions": _versions(),
+            },
+        )
+        return _message(result, {segmentation: targets.segmentation, "preview.png": targets.preview})
+
+
+def _message(result: Record, files: Files | None = None) -> Message:
+    """Put a result and the files that belong to it into the last message of a child."""
+    paths = {name: str(path) for name, path in (files or {}).items()}
+    return {"event": "result", "result": result.to_json(), "files": paths}
+
+
+def _plan(workspace: Workspace, ref: ObjectRef) -> Plan:
+    """Read a plan from the store."""
+    return Plan.parse(workspace.store.path(ref).read_text())
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    """Read a fingerprint that the engine wrote."""
+    return Fingerprint.model_validate_json(path.read_text())
+
+
+def _configurations(
+    made: Plan, wanted: tuple[ConfigurationName, ...] | None
+) -> tuple[ConfigurationName, ...]:
+    """Return the configurations to train.
+
+    Raises:
+        PlanError: One that was asked for does not suit the dataset.
+    """
+    if wanted is None:
+        return (next(name for name in DEFAULT_CONFIGURATIONS if name in made.configurations),)
+    missing = [name for name in wanted if name not in made.configurations]
+    if missing:
+        known = ", ".join(name for name in made.configurations if name in DEFAULT_CONFIGURATIONS)
+        raise PlanError(
+            f"the plan has no configuration {', '.join(missing)} for this dataset; ask for: {known}",
+            missing=list(missing),
+        )
+    return wanted
+
+
+def _preprocessed(
+    payload: PreprocessPayload | TrainPayload,
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    threads: int | None,
+) -> Path:
+    """Return the folder of preprocessed cases, made now if this machine does not have it."""
+    raw, plan_ = workspace.raw_dataset(payload.archive), _plan(workspace, payload.plans)
+    folder = workspace.preprocessed(payload.archive, plan_, payload.configuration)
+    build_once(
+        folder,
+        lambda target: pipeline.preprocess(
+            raw, plan_, payload.configuration, target, observer, workers=threads
+        ),
+    )
+    return folder
+
+
+def _label_names(raw: Path) -> dict[str, str]:
+    """Return the name that stands for each label key of a report."""
+    labels = DatasetDescription.parse((raw / "dataset.json").read_bytes()).label_set()
+    return {
+        label_key(head): name
+        for head, name in zip(labels.foreground_heads, labels.foreground_names, strict=True)
+    }
+
+
+def _validation(report: EvaluationReport, names: Mapping[str, str]) -> tuple[ValidationScore, ...]:
+    """Reduce a report to the Dice of each case and label."""
+    return tuple(
+        ValidationScore(
+            case=pipeline.case_of(scores),
+            dice={names[key]: value.dice for key, value in scores.metrics.items() if key in names},
+        )
+        for scores in report.metric_per_case
+    )
+
+
+def _best(results: Iterable[TrainResult]) -> tuple[ConfigurationName, float | None, str]:
+    """Return the configuration with the highest mean Dice over its validation cases, its Dice and why.
+
+    Source:
+        Engine specification B 7.6: mean over cases per label, then over labels; the first wins a tie.
+    """
+    cases: dict[ConfigurationName, list[ValidationScore]] = defaultdict(list)
+    for result in results:
+        cases[result.configuration].extend(result.validation)
+    scored = {name: _mean_dice(scores) for name, scores in cases.items()}
+    best = max(scored, key=lambda name: -1.0 if scored[name] is None else float(scored[name] or 0.0))
+    figures = ", ".join(
+        f"{name} {'not measured' if dice is None else f'{dice:.4f}'}" for name, dice in scored.items()
+    )
+    return best, scored[best], f"mean Dice of the validation cases: {figures}"
+
+
+def _mean_dice(scores: Iterable[ValidationScore]) -> float | None:
+    """Average over cases per label, then over labels, leaving out what is undefined."""
+    per_label: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        for name, dice in score.dice.items():
+            if dice is not None:
+                per_label[name].append(dice)
+    return fmean(fmean(values) for values in per_label.values()) if per_label else None
+
+
+def _provenance(order: WorkOrder, payload: SelectPayload, files: Mapping[str, ObjectRef]) -> dict[str, Any]:
+    """Say where a model comes from: what went in, by hash, and what computed it."""
+    return {
+        "version": 1,
+        "training_id": str(payload.training_id),
+        "dataset_sha256": payload.archive.sha256,
+        "plans_sha256": payload.plans.sha256,
+        "weights_sha256": _weights(files),
+        "validation": [json.loads(result.model_dump_json(exclude={"files"})) for result in order.inputs],
+        "versions": _versions(),
+        "machine": platform.machine(),
+    }
+
+
+def _weights(files: Mapping[str, ObjectRef]) -> dict[str, str]:
+    """Hash of the weights per fold."""
+    return {
+        path.split("/")[0]: ref.sha256 for path, ref in files.items() if path.endswith("weights.safetensors")
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for name in ("nnunet-service", "torch", "numpy", "SimpleITK"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found

@@ -1,0 +1,157 @@
+"""Scratch folders addressed by content: fetched or built once, shared by jobs, never the only copy."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from app.jobs import ObjectRef
+from app.storage import LocalStore, StoreError, copy_hashing
+from core.domain.plan import Configuration, ConfigurationName, Plan
+from core.domain.training import Fold
+from worker.archive import ArchiveLimits, dataset_root, unpack
+
+PREPROCESSING_KEYS = (
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+    "preprocessor_name",
+)
+"""What in a configuration shapes preprocessed arrays; two configurations that agree here share them."""
+
+PREPROCESSING_VERSION = 1
+"""Raised when preprocessing itself changes its results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One worker's scratch folder and the store that it is filled from."""
+
+    folder: Path
+    store: LocalStore
+    limits: ArchiveLimits
+
+    def raw_dataset(self, archive: ObjectRef) -> Path:
+        """Return the unpacked dataset, the folder that holds dataset.json.
+
+        Raises:
+            ArchiveError: The archive is refused; nothing of it stays.
+        """
+        target = self.folder / "datasets" / archive.sha256
+        build_once(target, lambda folder: unpack(self.store.path(archive), folder, self.limits))
+        return dataset_root(target)
+
+    def preprocessed(self, archive: ObjectRef, plan: Plan, name: ConfigurationName) -> Path:
+        """Return where preprocessed cases belong, whether they are there or not."""
+        return self.folder / "preprocessed" / _digest(archive, plan, plan.configuration(name))
+
+    def training(self, training_id: UUID, configuration: ConfigurationName) -> Path:
+        """Return the model folder that the folds of one configuration are trained in."""
+        folder = self.folder / "trainings" / str(training_id) / configuration
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def model(self, files: Mapping[str, ObjectRef]) -> Path:
+        """Return a model folder with these files, each verified by its hash.
+
+        Raises:
+            StoreError: An object is missing or its bytes are not those that were stored.
+        """
+        content = json.dumps({path: ref.sha256 for path, ref in files.items()}, sort_keys=True)
+        target = self.folder / "models" / hashlib.sha256(content.encode()).hexdigest()
+        build_once(target, lambda folder: self._fetch(files, folder))
+        return target
+
+    @contextmanager
+    def outbox(self, job_id: UUID) -> Iterator[Path]:
+        """Give a job an empty folder for the files that it hands over; the next run of it starts anew."""
+        folder = self.folder / "outbox" / str(job_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+
+    def clear_outbox(self, job_id: UUID) -> None:
+        """Remove what a job handed over, once it is in the store."""
+        shutil.rmtree(self.folder / "outbox" / str(job_id), ignore_errors=True)
+
+    def _fetch(self, files: Mapping[str, ObjectRef], folder: Path) -> None:
+        """Copy objects into a folder, comparing hashes on the way."""
+        for path, ref in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.store.path(ref).open("rb") as reader, target.open("wb") as writer:
+                if copy_hashing(reader.read, writer.write) != ref.sha256:
+                    raise StoreError(f"the stored object {ref.key} is damaged; restore it from a backup")
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> None:
+    """Make a folder unless it is there; processes that want the same one wait for each other.
+
+    Args:
+        target: Appears whole or not at all.
+        build: Fills the empty folder that it is given.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(target.name + ".lock")):
+        if target.is_dir():
+            return
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            build(partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    with file.open("ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file in a second place without a second copy where the disk allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def fold_folder(model: Path, fold: Fold) -> Path:
+    """Return where a fold lives inside a model folder."""
+    return model / f"fold_{fold}"
+
+
+def _digest(archive: ObjectRef, plan: Plan, configuration: Configuration) -> str:
+    """Hash all that preprocessed arrays depend on."""
+    values = configuration.to_json()
+    content = {
+        "version": PREPROCESSING_VERSION,
+        "archive": archive.sha256,
+        "transpose": plan.transpose_forward,
+        "reader": plan.image_reader_writer,
+        "intensities": {
+            channel: properties.to_json()
+            for channel, properties in plan.foreground_intensity_properties_per_channel.items()
+        },
+        "configuration": {key: values.get(key) for key in PREPROCESSING_KEYS},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
