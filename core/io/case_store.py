@@ -33,7 +33,7 @@ class PreprocessedCase:
 
     voxels_czyx: FloatArray
     labels_zyx: LabelArray | None
-    """int16 (−1 outside the nonzero mask); None where no reference was given."""
+    """int16 (-1 outside the nonzero mask); None where no reference was given."""
     properties: CaseProperties
     locations: Mapping[str, npt.NDArray[np.int64]]
     """Per label key (`core.domain.labels.label_key`), sampled flat C-order indices into `labels_zyx`,

@@ -1,6 +1,8 @@
 """Image: voxels with the place in space that they came from."""
 
 from dataclasses import dataclass
+from itertools import product
+from math import isclose
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,16 @@ from core.domain.record import Record
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.integer]
+
+StoredArray = npt.NDArray[np.number]
+"""Voxels in the type that their file has."""
+
+SPACING_TOLERANCE = 1e-5
+"""Relative difference of spacings that is taken for rounding; Engine specification A 2 (14)."""
+
+POSITION_TOLERANCE = 0.1
+"""How far apart, in voxels, the corners of two grids may lie. Rounding of origins and directions in 32-bit
+headers stays below it even on long oblique axes; a label map that is shifted by more misses its image."""
 
 
 class Geometry(Record):
@@ -29,6 +41,30 @@ class Geometry(Record):
     def is_2d(self) -> bool:
         """Whether the file holds one slice without a third axis."""
         return len(self.file_spacing_xyz) == 2  # noqa: PLR2004 - the two of 2D
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself, before any voxel is decoded."""
+
+    shape: Shape
+    """Voxel counts (z, y, x)."""
+
+    channels: int
+    stored_type: np.dtype[np.number]
+    geometry: Geometry
+
+    is_indexed: bool = False
+    """Whether values are entries of a color table: fit for labels, meaningless as intensities."""
+
+    has_spacing: bool = True
+    """Whether the spacing comes from the file; otherwise it is 1 mm for want of anything better."""
+
+    @property
+    def values(self) -> int:
+        """How many numbers the voxels of all channels are."""
+        z, y, x = self.shape
+        return z * y * x * self.channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +89,49 @@ class LabelMap:
 
     labels_zyx: LabelArray
     geometry: Geometry
+
+
+def disagreement(first: Header, second: Header) -> str | None:
+    """Say how the grids of two files differ, with numbers, or return None where they agree.
+
+    Differences that rounding in a header explains are none.
+    """
+    if first.shape != second.shape:
+        return f"their shapes (z, y, x) differ: {_triple(first.shape)} and {_triple(second.shape)} voxels"
+    ours, theirs = first.geometry, second.geometry
+    if not all(
+        isclose(one, other, rel_tol=SPACING_TOLERANCE)
+        for one, other in zip(ours.spacing, theirs.spacing, strict=True)
+    ):
+        return f"their spacings (z, y, x) differ: {_triple(ours.spacing)} and {_triple(theirs.spacing)} mm"
+    if ours.is_2d != theirs.is_2d:
+        return "one is a 2D image and the other a volume with one slice"
+    if _corner_distance(first, second) <= POSITION_TOLERANCE * min(ours.file_spacing_xyz):
+        return None
+    if any(
+        abs(one - other) > SPACING_TOLERANCE
+        for one, other in zip(ours.direction, theirs.direction, strict=True)
+    ):
+        return f"their directions differ: {_triple(ours.direction)} and {_triple(theirs.direction)}"
+    return f"their origins (x, y, z) differ: {_triple(ours.origin_xyz)} and {_triple(theirs.origin_xyz)} mm"
+
+
+def _corner_distance(first: Header, second: Header) -> float:
+    """Return the largest distance between corresponding corners of two grids, in millimetres."""
+    sizes_xyz = first.shape[::-1][: len(first.geometry.file_spacing_xyz)]
+    corners_xyz = np.array(list(product(*((0, size - 1) for size in sizes_xyz))), dtype=np.float64)
+    apart = _positions(corners_xyz, first.geometry) - _positions(corners_xyz, second.geometry)
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def _positions(indices_xyz: npt.NDArray[np.float64], geometry: Geometry) -> npt.NDArray[np.float64]:
+    """Return where voxels lie, in millimetres, (x, y, z)."""
+    spacing_xyz = np.array(geometry.file_spacing_xyz)
+    direction = np.array(geometry.direction).reshape(len(spacing_xyz), len(spacing_xyz))
+    positions: npt.NDArray[np.float64] = indices_xyz * spacing_xyz @ direction.T + geometry.origin_xyz
+    return positions
+
+
+def _triple(numbers: tuple[float, ...]) -> str:
+    """Write numbers for a person."""
+    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
