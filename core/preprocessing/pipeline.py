@@ -1,0 +1,96 @@
+"""The order of preprocessing: transpose, crop, normalize, resample, locate the classes."""
+
+import numpy as np
+
+from core.domain.geometry import permuted, resampled_shape
+from core.domain.labels import LabelSet
+from core.domain.plan import Configuration, Plan
+from core.errors import ImageError
+from core.io.case_store import CaseProperties, PreprocessedCase
+from core.io.image import FloatArray, Image, LabelArray
+from core.preprocessing.crop import BoolArray, Crop, box_shape, crop_to_nonzero, nonzero_mask
+from core.preprocessing.locations import class_locations
+from core.preprocessing.normalize import normalize
+from core.preprocessing.resample import RESAMPLINGS, Grid, regrid_image, regrid_labels
+
+
+def preprocess_case(
+    image: Image,
+    labels_zyx: LabelArray | None,
+    plan: Plan,
+    configuration: Configuration,
+    labels: LabelSet,
+) -> PreprocessedCase:
+    """Bring a case onto the grid and into the range of values that a configuration's network expects.
+
+    Intensities are normalized before they are resampled, so that the splines cannot overshoot what clipping
+    has just removed. Without a reference (at inference) nothing is done that only training needs.
+
+    Args:
+        image: As it was acquired.
+        labels_zyx: Its reference on the same grid, or None.
+        plan: Axis order and intensities of the dataset.
+        configuration: Spacing, normalization and resampling.
+        labels: What the dataset declares.
+
+    Returns:
+        The case; labels int16, -1 for background outside the nonzero mask.
+
+    Raises:
+        ImageError: The image does not fit the plan or its reference, or holds values that are not finite.
+        PlanError: The plan contradicts itself.
+        UnknownNameError: The plan names a normalization or resampling that does not exist.
+
+    Source:
+        Engine specification A 6.1.
+    """
+    _require_usable(image, labels_zyx)
+    axes = plan.transpose_forward
+    spacing = permuted(image.geometry.spacing, axes)
+    voxels_czyx = image.voxels_czyx.transpose(0, *(axis + 1 for axis in axes))
+    crop = crop_to_nonzero(voxels_czyx, None if labels_zyx is None else labels_zyx.transpose(axes))
+    target_spacing = configuration.target_spacing(spacing)
+    source = Grid(box_shape(crop.box), spacing)
+    target = Grid(resampled_shape(source.shape, spacing, target_spacing), target_spacing)
+    by_name = RESAMPLINGS.get(configuration.resampling_fn_data)
+    change = by_name(source, target, configuration.resampling_fn_data_kwargs)
+    resampled_czyx = regrid_image(_normalized(crop, plan, configuration), change)
+    properties = CaseProperties(
+        geometry=image.geometry,
+        spacing=image.geometry.spacing,
+        shape_before_cropping=permuted(image.shape, axes),
+        bbox_used_for_cropping=crop.box,
+        shape_after_cropping_and_before_resampling=source.shape,
+    )
+    if crop.labels_zyx is None:
+        return PreprocessedCase(resampled_czyx, None, properties, {})
+    by_name = RESAMPLINGS.get(configuration.resampling_fn_seg)
+    change = by_name(source, target, configuration.resampling_fn_seg_kwargs)
+    resampled_zyx = np.ascontiguousarray(regrid_labels(crop.labels_zyx, change))
+    return PreprocessedCase(resampled_czyx, resampled_zyx, properties, class_locations(resampled_zyx, labels))
+
+
+def _require_usable(image: Image, labels_zyx: LabelArray | None) -> None:
+    """Refuse what would spoil the case without a word."""
+    if not (np.isfinite(image.voxels_czyx.min()) and np.isfinite(image.voxels_czyx.max())):
+        raise ImageError("the image holds values that are not finite; replace NaN and infinity by numbers")
+    if labels_zyx is not None and labels_zyx.shape != image.shape:
+        raise ImageError(
+            f"the image has {image.shape} voxels (z, y, x) but its labels have {labels_zyx.shape}; "
+            "resample one onto the grid of the other"
+        )
+
+
+def _normalized(crop: Crop, plan: Plan, configuration: Configuration) -> FloatArray:
+    """Normalize the cropped image, within the nonzero mask where the configuration asks for it."""
+    mask_zyx: BoolArray | None = None
+    if any(configuration.use_mask_for_norm):
+        mask_zyx = nonzero_mask(crop.voxels_czyx) if crop.labels_zyx is None else crop.labels_zyx >= 0
+    known = plan.foreground_intensity_properties_per_channel
+    return normalize(
+        crop.voxels_czyx,
+        mask_zyx,
+        configuration.normalization_schemes,
+        configuration.use_mask_for_norm,
+        [known.get(str(channel)) for channel in range(len(crop.voxels_czyx))],
+    )
