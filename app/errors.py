@@ -31,3 +31,45 @@ class CrashedError(DomainError):
     """The job's child process died each time it was tried."""
 
     kind = "worker-crashed"
+
+
+class TooLargeError(DomainError):
+    """An upload is larger than the settings allow."""
+
+    kind = "too-large"
+
+
+class StorageFullError(DomainError):
+    """The disk has no room for what was sent."""
+
+    kind = "storage-full"
+
+
+class UnavailableError(DomainError):
+    """The service cannot work at the moment; the same request may succeed later."""
+
+    kind = "unavailable"
+
+
+class UnsupportedMediaError(DomainError):
+    """The body is of a type that the route does not take."""
+
+    kind = "unsupported-media"
+
+
+class NotAcceptableError(DomainError):
+    """The answer does not exist in the format that the client asked for."""
+
+    kind = "not-acceptable"
+
+
+class UnauthorizedError(DomainError):
+    """The API key is missing or wrong."""
+
+    kind = "unauthorized"
+
+
+class ForbiddenError(DomainError):
+    """The request comes from where none may come from."""
+
+    kind = "forbidden"

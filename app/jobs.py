@@ -321,20 +321,12 @@ class SelectResult(Record):
     """Why this configuration, with numbers."""
 
 
-class LabelVolume(Record):
-    """How much of one label the segmentation holds."""
-
-    label: int
-    name: str
-    voxels: int
-    millilitres: float
-
-
 class PredictResult(Record):
     """Files: `segmentation<ending>`, `preview.png`."""
 
     files: dict[str, ObjectRef]
-    volumes: tuple[LabelVolume, ...]
+    volumes: dict[str, float]
+    """Millilitres per label or region name; empty for a 2D image, which has none."""
     timings: dict[str, float]
     """Seconds per stage."""
     provenance: dict[str, Any]

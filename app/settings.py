@@ -1,19 +1,23 @@
 """Settings of the service; the only module that reads the environment."""
 
+import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
 
+PREFIX = "SEG_"
+"""Of the environment variables."""
+
 
 class Settings(BaseSettings):
     """Everything a deployment may choose, from the environment (prefix SEG_); docs/settings.md explains each."""
 
-    model_config = SettingsConfigDict(env_prefix="SEG_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     data_dir: Path = Path("nnunet-data")
     """Folder that holds the database (laptop mode), the object store and the workspace."""
@@ -22,8 +26,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     """0 takes a free port."""
-    api_key: SecretStr | None = None
+    api_key: SecretStr | None = Field(default=None, min_length=8)
     """Required for any address but loopback."""
+    log_format: Literal["plain", "json"] = "plain"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     max_upload_gib: float = Field(default=20, gt=0)
     max_archive_files: int = Field(default=200_000, ge=1)
     max_unpacked_gib: float = Field(default=200, gt=0)
@@ -77,3 +83,18 @@ class Settings(BaseSettings):
     def workspace_dir(self) -> Path:
         """Scratch folder; everything in it can be made again."""
         return self.data_dir / "workspace"
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Upper limit of one request's files."""
+        return int(self.max_upload_gib * GIB)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a process that shall read these very settings."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        secrets = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+        return dict(os.environ) | {PREFIX + name.upper(): text for name, text in secrets.items()}  # noqa: TID251

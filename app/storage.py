@@ -1,16 +1,30 @@
 """The object store: files under keys that we make, written once, each with its SHA-256."""
 
+import errno
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from app.errors import StorageFullError, TooLargeError
 from app.jobs import ObjectRef
 from core.errors import DomainError
 
 CHUNK_BYTES = 1024 * 1024
+
+HEAD_BYTES = 4096
+"""So much of an upload is kept in memory, to tell its format by content."""
+
+STALE_INCOMING_SECONDS = 24 * 3600
+"""An upload that was cut off by the end of its process is removed after this time."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a full disk, an exhausted quota, a file too large for the file system."""
 
 
 class StoreError(DomainError):
@@ -19,15 +33,67 @@ class StoreError(DomainError):
     kind = "object-store"
 
 
-class Writer(Protocol):
-    """What `write` hands to its caller: takes bytes, counts and hashes them."""
+class Incoming:
+    """A file on the store's disk that is still being received: written, counted and hashed at once.
 
-    def __call__(self, chunk: bytes) -> None:
-        """Append bytes to the object."""
+    Args:
+        path: An empty file.
+        limit_bytes: More than this is refused.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        self.path = path
+        self.head = b""
+        self.size_bytes = 0
+        self._limit = limit_bytes
+        self._digest = hashlib.sha256()
+        self._file = path.open("wb")
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            TooLargeError: The limit is exceeded.
+            StorageFullError: The disk is full.
+        """
+        self.size_bytes += len(chunk)
+        if self.size_bytes > self._limit:
+            raise TooLargeError(
+                f"the upload is larger than the limit of {self._limit} bytes", limit_bytes=self._limit
+            )
+        if len(self.head) < HEAD_BYTES:
+            self.head += chunk[: HEAD_BYTES - len(self.head)]
+        self._digest.update(chunk)
+        with room_on_disk():
+            self._file.write(chunk)
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        with room_on_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove the file, unless it was adopted."""
+        with room_on_disk(silently=True):
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digits of what was written so far."""
+        return self._digest.hexdigest()
 
 
 class ObjectStore(Protocol):
     """Where files live that must not be lost."""
+
+    def receive(self, limit_bytes: int) -> Incoming:
+        """Open a file for an upload, on the store's own disk."""
+
+    def adopt(self, key: str, incoming: Incoming) -> ObjectRef:
+        """Make a received file an object; no second copy is made."""
 
     def put(self, key: str, source: Path) -> ObjectRef:
         """Copy a file in; the object appears whole or not at all."""
@@ -38,6 +104,9 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if it is not there."""
 
+    def require_writable(self) -> None:
+        """Raise StorageFullError or OSError if nothing can be written."""
+
 
 class LocalStore:
     """Objects as files below one folder."""
@@ -47,27 +116,27 @@ class LocalStore:
         self._incoming = self._folder / ".incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
 
-    def incoming(self) -> Path:
-        """Return a fresh path on the store's own disk, to stream an upload to before `adopt`."""
-        handle, name = tempfile.mkstemp(dir=self._incoming)
-        open(handle, "wb").close()  # noqa: PTH123 - close the handle that mkstemp opened
-        return Path(name)
+    def receive(self, limit_bytes: int) -> Incoming:
+        """Open a file for an upload, on the store's own disk."""
+        return Incoming(self._temporary(), limit_bytes)
 
-    def adopt(self, key: str, source: Path, sha256: str) -> ObjectRef:
-        """Move a file from `incoming` in; no second copy is made."""
-        target = self._file(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        size = source.stat().st_size
-        source.replace(target)
-        return ObjectRef(key=key, sha256=sha256, size_bytes=size)
+    def adopt(self, key: str, incoming: Incoming) -> ObjectRef:
+        """Make a received file an object; no second copy is made."""
+        incoming.close()
+        return self._move_in(key, incoming.path, incoming.sha256)
 
     def put(self, key: str, source: Path) -> ObjectRef:
         """Copy a file in; the object appears whole or not at all."""
-        temporary = self.incoming()
-        with source.open("rb") as reader, temporary.open("wb") as writer:
-            digest = copy_hashing(reader.read, writer.write)
-        shutil.copymode(source, temporary)
-        return self.adopt(key, temporary, digest)
+        temporary = self._temporary()
+        try:
+            with room_on_disk(), source.open("rb") as reader, temporary.open("wb") as writer:
+                digest = copy_hashing(reader.read, writer.write)
+                writer.flush()
+                os.fsync(writer.fileno())
+            shutil.copymode(source, temporary)
+            return self._move_in(key, temporary, digest)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def path(self, ref: ObjectRef) -> Path:
         """Return the object's file.
@@ -84,12 +153,61 @@ class LocalStore:
         """Remove an object; nothing happens if it is not there."""
         self._file(key).unlink(missing_ok=True)
 
+    def require_writable(self) -> None:
+        """Raise StorageFullError or OSError if nothing can be written."""
+        probe = self._temporary()
+        try:
+            with room_on_disk():
+                probe.write_bytes(b"writable")
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def clean_incoming(self) -> None:
+        """Remove what uploads left behind whose process was killed long ago."""
+        oldest = time.time() - STALE_INCOMING_SECONDS
+        for file in self._incoming.iterdir():
+            if file.stat().st_mtime < oldest:
+                file.unlink(missing_ok=True)
+
+    def _temporary(self) -> Path:
+        """Return a fresh file on the store's own disk."""
+        with room_on_disk():
+            handle, name = tempfile.mkstemp(dir=self._incoming)
+            os.close(handle)
+        return Path(name)
+
+    def _move_in(self, key: str, source: Path, sha256: str) -> ObjectRef:
+        target = self._file(key)
+        with room_on_disk():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        size = source.stat().st_size
+        source.replace(target)
+        return ObjectRef(key=key, sha256=sha256, size_bytes=size)
+
     def _file(self, key: str) -> Path:
         """Return where a key lives; keys are ours, yet a wrong one must not leave the folder."""
         file = (self._folder / key).resolve()
         if not file.is_relative_to(self._folder) or file == self._folder:
             raise StoreError(f"{key!r} is no key of this store")
         return file
+
+
+@contextmanager
+def room_on_disk(*, silently: bool = False) -> Iterator[None]:
+    """Turn the system's word for a full disk into ours.
+
+    Raises:
+        StorageFullError: There was no room, and it matters.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        if not silently:
+            raise StorageFullError(
+                "the disk of the service is full; free some space and try again"
+            ) from error
 
 
 def copy_hashing(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> str:

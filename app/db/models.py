@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, UtcDateTime, now
@@ -18,7 +18,7 @@ class StoredObject(Base):
 
     key: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str]
-    size_bytes: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
@@ -112,12 +112,12 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     stage: Mapped[str | None]
-    done: Mapped[int] = mapped_column(default=0)
-    total: Mapped[int] = mapped_column(default=0)
+    done: Mapped[int] = mapped_column(BigInteger, default=0)
+    total: Mapped[int] = mapped_column(BigInteger, default=0)
     note: Mapped[str] = mapped_column(default="")
     eta_seconds: Mapped[float | None]
 
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -192,12 +192,21 @@ class Prediction(Base):
     file_ending: Mapped[str]
     segmentation_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     preview_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
-    volumes: Mapped[list[Any] | None]
+    volumes: Mapped[dict[str, Any] | None]
     timings: Mapped[dict[str, Any] | None]
     provenance: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
     model: Mapped[TrainedModel] = relationship(lazy="raise")
 
 
-UNFINISHED = text("state NOT IN ('succeeded', 'failed', 'canceled')")
-"""Condition of the jobs that somebody still has to do."""
+class IdempotencyKey(Base):
+    """A creating request that its client may send again: the same key finds what was created."""
+
+    __tablename__ = "idempotency_key"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    """SHA-256 of route, parameters and content; another request under the same key is refused."""
+    resource_id: Mapped[UUID] = mapped_column(index=True)
+    job_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)

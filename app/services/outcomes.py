@@ -107,6 +107,6 @@ def _record_prediction(session: Session, job: Job, result: PredictResult) -> Non
     prediction.segmentation_key = result.files["segmentation" + prediction.file_ending].key
     preview = result.files.get("preview.png")
     prediction.preview_key = None if preview is None else preview.key
-    prediction.volumes = [volume.to_json() for volume in result.volumes]
+    prediction.volumes = dict(result.volumes)
     prediction.timings = dict(result.timings)
     prediction.provenance = result.provenance

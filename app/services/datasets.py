@@ -1,0 +1,143 @@
+"""Datasets: upload an archive, list, read, delete."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session, selectinload
+
+from app.db.base import transaction
+from app.db.models import Dataset, Job, StoredObject, TrainedModel, Training
+from app.errors import ConflictError, NotFoundError
+from app.jobs import FINAL_STATES, LANES, IngestPayload, JobKind, ObjectRef
+from app.services.paging import Page, PageRequest, read_page
+from app.services.resources import RequestKey, Resources, Submission, forget, submit_once
+from app.services.transitions import create
+from app.storage import Incoming
+from core.errors import DatasetError
+
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+"""How an archive begins: with its first entry, or with the end of an empty one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """A dataset with the job that ingests it."""
+
+    dataset: Dataset
+    job_id: UUID
+
+
+def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey | None) -> Submission:
+    """Keep an archive as a new dataset, or as the next version of the one of this name, and queue its check.
+
+    Raises:
+        DatasetError: It is no zip archive.
+        RequestError: The key came with another request before.
+    """
+    require_zip(archive.path, archive.head)
+    dataset_id = uuid4()
+    ref = resources.store.adopt(f"datasets/{dataset_id}/archive.zip", archive)
+    kept = False
+    try:
+        submission = submit_once(resources, key, lambda session: _create(session, dataset_id, name, ref))
+        kept = not submission.replayed
+    finally:
+        if not kept:
+            resources.store.delete(ref.key)
+    return submission
+
+
+def require_zip(path: Path, head: bytes) -> None:
+    """Take a first look at an upload; what is in the archive, the ingest job tells.
+
+    Raises:
+        DatasetError: It is not a whole zip archive.
+    """
+    if not head.startswith(ZIP_STARTS):
+        raise DatasetError("this is not a zip archive; send the dataset folder as a .zip file")
+    if not zipfile.is_zipfile(path):
+        raise DatasetError("the zip archive has no end: the upload was cut off; send it again")
+
+
+def find(session: Session, dataset_id: UUID) -> DatasetStatus:
+    """Return one dataset with its cases.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+    """
+    dataset = session.get(Dataset, dataset_id, options=[selectinload(Dataset.cases)])
+    if dataset is None:
+        raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
+    return _with_jobs(session, [dataset])[0]
+
+
+def read(session: Session, page: PageRequest) -> Page[DatasetStatus]:
+    """Return datasets, newest first."""
+    rows = read_page(session, select(Dataset).options(selectinload(Dataset.cases)), Dataset, page)
+    return Page(_with_jobs(session, rows.items), rows.next_cursor)
+
+
+def remove(resources: Resources, dataset_id: UUID) -> None:
+    """Delete a dataset and its archive.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        ConflictError: A training or model was made from it, or it is still being checked.
+    """
+    with transaction(resources.sessions) as session:
+        dataset = session.get(Dataset, dataset_id, with_for_update=True)
+        if dataset is None:
+            raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
+        _require_unused(session, dataset_id)
+        keys = [key for key in (dataset.archive_key, dataset.fingerprint_key) if key is not None]
+        forget(session, dataset_id)
+        session.execute(delete(Job).where(Job.dataset_id == dataset_id))
+        session.execute(delete(Dataset).where(Dataset.id == dataset_id))
+        session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
+    for key in keys:
+        resources.store.delete(key)
+
+
+def _create(session: Session, dataset_id: UUID, name: str, ref: ObjectRef) -> Submission:
+    latest = session.scalar(select(func.max(Dataset.version)).where(Dataset.name == name))
+    session.add(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes))
+    session.flush()
+    session.add(Dataset(id=dataset_id, name=name, version=(latest or 0) + 1, archive_key=ref.key))
+    session.flush()
+    payload = IngestPayload(dataset_id=dataset_id, archive=ref)
+    job = Job(
+        kind=payload.kind,
+        lane=LANES[payload.kind],
+        payload=payload.model_dump(mode="json"),
+        dataset_id=dataset_id,
+    )
+    return Submission(dataset_id, create(session, job).id)
+
+
+def _with_jobs(session: Session, datasets: Sequence[Dataset]) -> list[DatasetStatus]:
+    ingests = select(Job).where(
+        Job.kind == JobKind.INGEST, Job.dataset_id.in_([dataset.id for dataset in datasets])
+    )
+    job_ids = {job.dataset_id: job.id for job in session.scalars(ingests)}
+    return [DatasetStatus(dataset, job_ids[dataset.id]) for dataset in datasets]
+
+
+def _require_unused(session: Session, dataset_id: UUID) -> None:
+    """Refuse to pull a dataset away from under what needs it."""
+    for table, noun in ((Training, "training"), (TrainedModel, "model")):
+        user = session.scalar(select(table.id).where(table.dataset_id == dataset_id).limit(1))
+        if user is not None:
+            raise ConflictError(
+                f"the dataset is in use by {noun} {user}, so it cannot be deleted", used_by=str(user)
+            )
+    job = session.scalar(
+        select(Job.id).where(Job.dataset_id == dataset_id, Job.state.not_in(FINAL_STATES)).limit(1)
+    )
+    if job is not None:
+        raise ConflictError(
+            f"the dataset is still being checked; cancel job {job} first, or wait for it", job_id=str(job)
+        )

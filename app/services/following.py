@@ -1,0 +1,254 @@
+"""What a client sees of a job: how far it is, how long it will take, what is before it in the queue."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.db.base import now
+from app.db.models import Job, JobEvent, Training
+from app.errors import NotFoundError
+from app.jobs import FINAL_STATES, JobKind, JobState, TrainingRequest
+from app.services import graph
+from app.services.paging import Page, PageRequest, read_page
+
+STAGE_SHARES: Mapping[JobKind, Mapping[str, tuple[float, float]]] = {
+    JobKind.INGEST: {"unpack": (0, 20), "verify": (20, 100)},
+    JobKind.PLAN: {"unpack": (0, 10), "fingerprint": (10, 95), "plan": (95, 100)},
+    JobKind.PREPROCESS: {"unpack": (0, 10), "preprocess": (10, 100)},
+    JobKind.TRAIN: {"unpack": (0, 1), "preprocess": (1, 5), "train": (5, 95), "validate": (95, 100)},
+    JobKind.PREDICT: {"preprocess": (0, 20), "predict": (20, 90), "export": (90, 100)},
+}
+"""From which percent to which each stage of a job leads; a stage that is not named fills the whole."""
+
+WEIGHTS: Mapping[JobKind, float] = {
+    JobKind.PLAN: 2,
+    JobKind.PREPROCESS: 3,
+    JobKind.TRAIN: 20,
+    JobKind.SELECT: 1,
+}
+"""What one job contributes to the percent of its training: about how long it takes, beside the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a job has come."""
+
+    stage: str | None
+    done: int
+    total: int
+    percent: float
+    eta_seconds: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job as its clients see it."""
+
+    job: Job
+    title: str
+    progress: JobProgress
+    position: int | None
+    """In its lane, 1 is next; None unless it is queued."""
+    result: Mapping[str, Any] | None
+    children: tuple["JobStatus", ...]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.job.state in FINAL_STATES
+
+
+def find(session: Session, job_id: UUID) -> JobStatus:
+    """Return one job with its children.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFoundError(f"there is no job {job_id}", job_id=str(job_id))
+    return status_of(session, [job])[0]
+
+
+def read(
+    session: Session, page: PageRequest, state: JobState | None, kind: JobKind | None
+) -> Page[JobStatus]:
+    """Return jobs, newest first; the jobs of a training stand below it."""
+    query = select(Job).where(Job.parent_id.is_(None))
+    if state is not None:
+        query = query.where(Job.state == state)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    rows = read_page(session, query, Job, page)
+    return Page(status_of(session, rows.items), rows.next_cursor)
+
+
+def status_of(session: Session, jobs: Sequence[Job]) -> list[JobStatus]:
+    """Return what clients see of these jobs, children included, with few queries."""
+    parents = [job.id for job in jobs if job.kind is JobKind.TRAINING]
+    children: dict[UUID | None, list[Job]] = {}
+    if parents:
+        rows = select(Job).where(Job.parent_id.in_(parents)).order_by(Job.created_at, Job.id)
+        for child in session.scalars(rows):
+            children.setdefault(child.parent_id, []).append(child)
+    return [
+        _training_status(session, job, children.get(job.id, []))
+        if job.kind is JobKind.TRAINING
+        else _single_status(session, job)
+        for job in jobs
+    ]
+
+
+def events_of(session: Session, job_id: UUID) -> list[JobEvent]:
+    """Return a job's transitions, oldest first."""
+    return list(session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id)))
+
+
+def _single_status(session: Session, job: Job) -> JobStatus:
+    progress = JobProgress(job.stage, job.done, job.total, _percent(job), job.eta_seconds, job.note)
+    return JobStatus(job, graph.title(job), progress, _position(session, job), _result(job), ())
+
+
+def _percent(job: Job) -> float:
+    """Place the stage's share within the whole job."""
+    if job.state is JobState.SUCCEEDED:
+        return 100.0
+    if job.stage is None:
+        return 0.0
+    low, high = STAGE_SHARES.get(job.kind, {}).get(job.stage, (0.0, 100.0))
+    share = min(job.done / job.total, 1.0) if job.total > 0 else 0.0
+    return round(low + (high - low) * share, 1)
+
+
+def _position(session: Session, job: Job) -> int | None:
+    """Count those that workers take first."""
+    if job.state is not JobState.QUEUED:
+        return None
+    ahead = select(func.count()).where(
+        Job.lane == job.lane,
+        Job.state == JobState.QUEUED,
+        Job.kind != JobKind.TRAINING,
+        tuple_(Job.created_at, Job.id)
+        < tuple_(job.created_at, job.id, types=[Job.created_at.type, Job.id.type]),
+    )
+    return 1 + (session.scalar(ahead) or 0)
+
+
+def _result(job: Job) -> Mapping[str, Any] | None:
+    """Name what the job made; its files and figures are at the thing itself."""
+    if job.state is not JobState.SUCCEEDED:
+        return None
+    match job.kind:
+        case JobKind.INGEST:
+            return {"dataset_id": str(job.dataset_id)}
+        case JobKind.PREDICT:
+            return {"prediction_id": str(job.prediction_id)}
+        case JobKind.TRAINING:
+            return job.result
+        case _:
+            return {"training_id": str(job.training_id)}
+
+
+def _training_status(session: Session, parent: Job, children: Sequence[Job]) -> JobStatus:
+    """Sum the children up; those that the plan has yet to bring are counted by the request."""
+    statuses = tuple(_single_status(session, child) for child in children)
+    training = session.get_one(Training, parent.training_id)
+    expected = _expected(TrainingRequest.model_validate(training.request), children)
+    current = _current(statuses)
+    progress = JobProgress(
+        stage=None if current is None else current.job.kind.value,
+        done=sum(status.job.state is JobState.SUCCEEDED for status in statuses),
+        total=sum(expected.values()),
+        percent=100.0 if parent.state is JobState.SUCCEEDED else _weighted_percent(statuses, expected),
+        eta_seconds=_training_eta(statuses, expected),
+        note=_training_note(statuses, current),
+    )
+    queued = [status.position for status in statuses if status.position is not None]
+    waiting = parent.state is JobState.QUEUED or not any(
+        one.job.state is JobState.RUNNING for one in statuses
+    )
+    position = min(queued) if queued and waiting else None
+    return JobStatus(parent, graph.title(parent), progress, position, _result(parent), statuses)
+
+
+def _expected(request: TrainingRequest, children: Sequence[Job]) -> dict[JobKind, int]:
+    """Count the jobs of each kind that the training has or will have."""
+    if len(children) > 1:
+        return {kind: sum(child.kind is kind for child in children) for kind in WEIGHTS}
+    configurations = len(request.configurations or ("the plan's choice",))
+    return {
+        JobKind.PLAN: 1,
+        JobKind.PREPROCESS: configurations,
+        JobKind.TRAIN: configurations * len(request.folds),
+        JobKind.SELECT: 1,
+    }
+
+
+def _weighted_percent(statuses: Sequence[JobStatus], expected: Mapping[JobKind, int]) -> float:
+    whole = sum(WEIGHTS[kind] * count for kind, count in expected.items())
+    done = sum(WEIGHTS[status.job.kind] * status.progress.percent for status in statuses)
+    return round(done / whole, 1)
+
+
+def _current(statuses: Sequence[JobStatus]) -> JobStatus | None:
+    """Return the job that a person would name when asked what is going on."""
+    for wanted in (JobState.RUNNING, JobState.CANCELING, JobState.FAILED, JobState.QUEUED):
+        found = [status for status in statuses if status.job.state is wanted]
+        if found:
+            return found[0]
+    return statuses[-1] if statuses else None
+
+
+def _training_note(statuses: Sequence[JobStatus], current: JobStatus | None) -> str:
+    """Say what runs, and whether something has failed already."""
+    if current is None:
+        return ""
+    note = _line(current)
+    failed = [status.title for status in statuses if status.job.state is JobState.FAILED]
+    goes_on = current.job.state is JobState.RUNNING
+    return f"{note}; {', '.join(failed)} failed" if failed and goes_on else note
+
+
+def _line(status: JobStatus) -> str:
+    """Describe one job: `train 3d_fullres fold 0: epoch 3/10, loss -0.61, dice 0.71`."""
+    job, progress = status.job, status.progress
+    if job.state is not JobState.RUNNING:
+        return f"{status.title}: {job.state.value}"
+    if progress.stage is None:
+        return f"{status.title}: starting"
+    step = "epoch" if progress.stage == "train" else progress.stage
+    return ", ".join(
+        part for part in (f"{status.title}: {step} {progress.done}/{progress.total}", progress.note) if part
+    )
+
+
+def _training_eta(statuses: Sequence[JobStatus], expected: Mapping[JobKind, int]) -> float | None:
+    """Estimate the seconds left, once a training job has shown how long one takes.
+
+    Preprocessing and selection are short beside it and left out.
+    """
+    trains = [status for status in statuses if status.job.kind is JobKind.TRAIN]
+    running = [
+        one for one in trains if one.job.state is JobState.RUNNING and one.progress.eta_seconds is not None
+    ]
+    if not running:
+        return None
+    left = max(one.progress.eta_seconds or 0.0 for one in running)
+    finished = sum(one.has_ended for one in trains)
+    pending = expected[JobKind.TRAIN] - finished - len(running)
+    if pending <= 0:
+        return left
+    durations = [_seconds(one.job) + (one.progress.eta_seconds or 0.0) for one in running]
+    return left + pending * (sum(durations) / len(durations)) / len(running)
+
+
+def _seconds(job: Job) -> float:
+    """Return for how long a job has run so far."""
+    started: datetime | None = job.started_at
+    return 0.0 if started is None else max(0.0, (now() - started).total_seconds())

@@ -1,0 +1,171 @@
+"""Predictions: send an image to a model, read what came back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.base import transaction
+from app.db.models import Job, Prediction, StoredObject, TrainedModel
+from app.errors import ConflictError, NotFoundError, RequestError
+from app.jobs import FINAL_STATES, LANES, JobKind, JobState, ObjectRef, PredictPayload
+from app.services import following, graph, models
+from app.services.following import JobStatus
+from app.services.formats import MEDIA_TYPES
+from app.services.resources import RequestKey, Resources, Submission, submit_once
+from app.services.transitions import create
+from app.storage import Incoming
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionStatus:
+    """A prediction with its job."""
+
+    prediction: Prediction
+    status: JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file that a prediction left, ready to be sent."""
+
+    path: Path
+    sha256: str
+    media_type: str
+    ending: str
+
+
+def submit(
+    resources: Resources,
+    model_id: UUID,
+    images: Sequence[Incoming],
+    ending: str,
+    key: RequestKey | None,
+) -> Submission:
+    """Keep an image, one file per channel, and queue its segmentation.
+
+    Args:
+        resources: Where to.
+        model_id: Who segments.
+        images: Received files in the model's channel order.
+        ending: Of all of them.
+        key: The client's Idempotency-Key, if any.
+
+    Raises:
+        NotFoundError: There is no such model.
+        RequestError: The model takes another number of channels, or the key was used otherwise.
+    """
+    with transaction(resources.readers) as session:
+        _require_channels(models.find(session, model_id), len(images))
+    prediction_id = uuid4()
+    refs: list[ObjectRef] = []
+    kept = False
+    try:
+        for number, image in enumerate(images):
+            refs.append(
+                resources.store.adopt(f"predictions/{prediction_id}/image_{number:04d}{ending}", image)
+            )
+        submission = submit_once(
+            resources, key, lambda session: _create(session, prediction_id, model_id, refs, ending)
+        )
+        kept = not submission.replayed
+    finally:
+        if not kept:
+            for ref in refs:
+                resources.store.delete(ref.key)
+    return submission
+
+
+def find(session: Session, prediction_id: UUID) -> PredictionStatus:
+    """Return one prediction.
+
+    Raises:
+        NotFoundError: There is no such prediction.
+    """
+    prediction = session.get(Prediction, prediction_id)
+    if prediction is None:
+        raise NotFoundError(f"there is no prediction {prediction_id}", prediction_id=str(prediction_id))
+    job = session.scalars(
+        select(Job).where(Job.kind == JobKind.PREDICT, Job.prediction_id == prediction_id)
+    ).one()
+    return PredictionStatus(prediction, following.status_of(session, [job])[0])
+
+
+def segmentation(resources: Resources, prediction_id: UUID) -> ResultFile:
+    """Return the label map, in the format and geometry of the image.
+
+    Raises:
+        NotFoundError: There is no such prediction.
+        ConflictError: It is not done, or has failed.
+    """
+    with transaction(resources.readers) as session:
+        found = find(session, prediction_id)
+        ref = _ref(session, found, found.prediction.segmentation_key, "segmentation")
+    ending = found.prediction.file_ending
+    return ResultFile(resources.store.path(ref), ref.sha256, MEDIA_TYPES[ending], ending)
+
+
+def preview(resources: Resources, prediction_id: UUID) -> ResultFile:
+    """Return a picture of the segmentation over the image.
+
+    Raises:
+        NotFoundError: There is no such prediction.
+        ConflictError: It is not done, or has failed.
+    """
+    with transaction(resources.readers) as session:
+        found = find(session, prediction_id)
+        ref = _ref(session, found, found.prediction.preview_key, "preview")
+    return ResultFile(resources.store.path(ref), ref.sha256, "image/png", ".png")
+
+
+def _create(
+    session: Session, prediction_id: UUID, model_id: UUID, refs: Sequence[ObjectRef], ending: str
+) -> Submission:
+    model = models.find(session, model_id)
+    session.add_all(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes) for ref in refs)
+    session.add(Prediction(id=prediction_id, model_id=model_id, file_ending=ending))
+    session.flush()
+    payload = PredictPayload(
+        prediction_id=prediction_id,
+        model_id=model_id,
+        model_files={path: ObjectRef.model_validate(ref) for path, ref in model.files.items()},
+        channels=tuple(refs),
+        file_ending=ending,
+    )
+    job = Job(
+        kind=payload.kind,
+        lane=LANES[payload.kind],
+        payload=payload.model_dump(mode="json"),
+        prediction_id=prediction_id,
+    )
+    return Submission(prediction_id, create(session, job).id)
+
+
+def _require_channels(model: TrainedModel, sent: int) -> None:
+    if sent != len(model.channels):
+        raise RequestError(
+            f"the model takes {len(model.channels)} channel(s), in this order: {', '.join(model.channels)}; "
+            f"{sent} image(s) came; send the field image once per channel",
+            channels=list(model.channels),
+            images=sent,
+        )
+
+
+def _ref(session: Session, found: PredictionStatus, key: str | None, noun: str) -> ObjectRef:
+    """Return the object behind a result, or say why there is none."""
+    job = found.status.job
+    if job.state is JobState.SUCCEEDED and key is not None:
+        return graph.object_ref(session.get_one(StoredObject, key))
+    if job.state not in FINAL_STATES:
+        raise ConflictError(
+            f"the prediction is {job.state}; its {noun} is there once job {job.id} has succeeded",
+            job_id=str(job.id),
+            state=job.state,
+        )
+    if job.state is JobState.SUCCEEDED:
+        raise NotFoundError(f"this prediction has no {noun}", prediction_id=str(found.prediction.id))
+    detail = (job.error or {}).get("detail", "it did not say why")
+    raise ConflictError(f"the prediction {job.state}: {detail}", job_id=str(job.id), state=job.state)

@@ -1,0 +1,103 @@
+"""What a service function works with: sessions, object store, queue, and requests that may come twice."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.base import Sessions, now, transaction
+from app.db.models import IdempotencyKey
+from app.errors import RequestError
+from app.queue import Queue
+from app.storage import ObjectStore
+
+KEY_LIFETIME = timedelta(hours=24)
+"""A key that is older is forgotten, and its request done anew."""
+
+ATTEMPTS = 3
+"""How often a transaction is tried when another one took the same unique value in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The service's connections to the world."""
+
+    sessions: Sessions
+    """Sessions that may write."""
+    readers: Sessions
+    """Sessions that only read and never wait for a writer."""
+    store: ObjectStore
+    queue: Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a creating request made: the thing and the job that will fill it."""
+
+    id: UUID
+    job_id: UUID
+    replayed: bool = False
+    """Whether an earlier request with the same key made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An Idempotency-Key and a digest of the request that it came with."""
+
+    key: str
+    digest: str
+
+
+def submit_once(
+    resources: Resources, key: RequestKey | None, create: Callable[[Session], Submission]
+) -> Submission:
+    """Create something in one transaction, unless the same request did so before; announce its job.
+
+    Args:
+        resources: Where to.
+        key: None if the client sent none: every request is then a new one.
+        create: Writes the rows.
+
+    Raises:
+        RequestError: The key came with another request before.
+    """
+    for remaining in reversed(range(ATTEMPTS)):
+        try:
+            submission = _submit(resources, key, create)
+            break
+        except IntegrityError:
+            if remaining == 0:
+                raise
+    if not submission.replayed:
+        resources.queue.announce([submission.job_id])
+    return submission
+
+
+def forget(session: Session, resource_id: UUID) -> None:
+    """Drop the keys of a thing that is deleted."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.resource_id == resource_id))
+
+
+def _submit(
+    resources: Resources, key: RequestKey | None, create: Callable[[Session], Submission]
+) -> Submission:
+    with transaction(resources.sessions) as session:
+        if key is None:
+            return create(session)
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEY_LIFETIME))
+        known = session.get(IdempotencyKey, key.key)
+        if known is None:
+            made = create(session)
+            session.add(
+                IdempotencyKey(key=key.key, digest=key.digest, resource_id=made.id, job_id=made.job_id)
+            )
+            return made
+        if known.digest != key.digest:
+            raise RequestError(
+                "this Idempotency-Key came with another request before; use a new key for a new request"
+            )
+        return Submission(known.resource_id, known.job_id, replayed=True)

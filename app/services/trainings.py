@@ -1,0 +1,163 @@
+"""Trainings: start one, follow its curves and scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.base import now
+from app.db.models import Dataset, DatasetCase, Epoch, Job, StoredObject, TrainedModel, Training
+from app.errors import ConflictError, NotFoundError, RequestError
+from app.jobs import (
+    CROSS_VALIDATION_FOLDS,
+    LANES,
+    JobKind,
+    JobState,
+    PlanPayload,
+    TrainingRequest,
+    TrainResult,
+)
+from app.services import following, graph
+from app.services.following import JobStatus
+from app.services.paging import Page, PageRequest, read_page
+from app.services.resources import RequestKey, Resources, Submission, submit_once
+from app.services.transitions import create
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStatus:
+    """A training with its job and what came of it so far."""
+
+    training: Training
+    status: JobStatus
+    model: TrainedModel | None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What one train job has measured so far."""
+
+    job: Job
+    epochs: Sequence[dict[str, Any]]
+    result: TrainResult | None
+
+
+def start(resources: Resources, request: TrainingRequest, key: RequestKey | None) -> Submission:
+    """Queue a training: its plan first, the rest follows from that.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        ConflictError: The dataset is not ready.
+        RequestError: It has fewer cases than the cross-validation needs, or the key was used otherwise.
+    """
+    return submit_once(resources, key, lambda session: _create(session, request))
+
+
+def find(session: Session, training_id: UUID) -> TrainingStatus:
+    """Return one training.
+
+    Raises:
+        NotFoundError: There is no such training.
+    """
+    training = session.get(Training, training_id)
+    if training is None:
+        raise NotFoundError(f"there is no training {training_id}", training_id=str(training_id))
+    return _statuses(session, [training])[0]
+
+
+def read(session: Session, page: PageRequest) -> Page[TrainingStatus]:
+    """Return trainings, newest first."""
+    rows = read_page(session, select(Training), Training, page)
+    return Page(_statuses(session, rows.items), rows.next_cursor)
+
+
+def curves(session: Session, status: TrainingStatus) -> list[Curve]:
+    """Return the epochs and validation scores of each train job, in the order of the jobs."""
+    jobs = [child.job for child in status.status.children if child.job.kind is JobKind.TRAIN]
+    epochs: dict[UUID, list[dict[str, Any]]] = {job.id: [] for job in jobs}
+    rows = select(Epoch).where(Epoch.job_id.in_(epochs)).order_by(Epoch.epoch)
+    for row in session.scalars(rows):
+        epochs[row.job_id].append(row.record)
+    return [
+        Curve(job, epochs[job.id], None if job.result is None else TrainResult.model_validate(job.result))
+        for job in jobs
+    ]
+
+
+def _create(session: Session, request: TrainingRequest) -> Submission:
+    dataset = session.get(Dataset, request.dataset_id)
+    if dataset is None:
+        raise NotFoundError(f"there is no dataset {request.dataset_id}", dataset_id=str(request.dataset_id))
+    _require_ready(dataset)
+    _require_cases_for_folds(session, dataset, request)
+    training = Training(
+        id=uuid4(),
+        name=request.name or dataset.name,
+        dataset_id=dataset.id,
+        request=request.model_dump(mode="json"),
+    )
+    session.add(training)
+    session.flush()
+    parent = Job(
+        kind=JobKind.TRAINING, lane=LANES[JobKind.TRAINING], training_id=training.id, dataset_id=dataset.id
+    )
+    create(session, parent)
+    payload = PlanPayload(
+        training_id=training.id,
+        dataset_id=dataset.id,
+        dataset_name=dataset.name,
+        archive=graph.object_ref(session.get_one(StoredObject, dataset.archive_key)),
+        fingerprint=None
+        if dataset.fingerprint_key is None
+        else graph.object_ref(session.get_one(StoredObject, dataset.fingerprint_key)),
+        preset=request.preset,
+        gpu_memory_gb=request.gpu_memory_gb,
+        configurations=request.configurations,
+    )
+    create(session, graph.child(parent, payload, JobState.QUEUED, now()))
+    return Submission(training.id, parent.id)
+
+
+def _require_ready(dataset: Dataset) -> None:
+    if dataset.state == "ingesting":
+        raise ConflictError("the dataset is still being checked; wait until its state is ready")
+    if dataset.state != "ready":
+        first = dataset.problems[0]["message"] if dataset.problems else "see its problems"
+        raise ConflictError(
+            f"the dataset has {len(dataset.problems)} problem(s), so nothing can be learnt from it; "
+            f"the first: {first}",
+            problems=len(dataset.problems),
+        )
+
+
+def _require_cases_for_folds(session: Session, dataset: Dataset, request: TrainingRequest) -> None:
+    """Refuse a cross-validation that would leave a fold empty, and folds that do not mix."""
+    if "all" in request.folds and len(request.folds) > 1:
+        raise RequestError(
+            'fold "all" trains on every case, so it cannot be compared with numbered folds; '
+            'send "folds": ["all"] or numbers alone'
+        )
+    cases = session.scalar(
+        select(func.count()).select_from(DatasetCase).where(DatasetCase.dataset_id == dataset.id)
+    )
+    if cases is not None and cases < CROSS_VALIDATION_FOLDS and "all" not in request.folds:
+        raise RequestError(
+            f"the dataset has {cases} case(s), fewer than the {CROSS_VALIDATION_FOLDS} folds of the "
+            'cross-validation; send "folds": ["all"] to train once on all cases, or add cases',
+            cases=cases,
+            folds=CROSS_VALIDATION_FOLDS,
+        )
+
+
+def _statuses(session: Session, trainings: Sequence[Training]) -> list[TrainingStatus]:
+    ids = [training.id for training in trainings]
+    parents = session.scalars(select(Job).where(Job.kind == JobKind.TRAINING, Job.training_id.in_(ids))).all()
+    jobs = {status.job.training_id: status for status in following.status_of(session, parents)}
+    models = {
+        model.training_id: model
+        for model in session.scalars(select(TrainedModel).where(TrainedModel.training_id.in_(ids)))
+    }
+    return [TrainingStatus(one, jobs[one.id], models.get(one.id)) for one in trainings]
