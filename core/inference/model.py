@@ -229,8 +229,10 @@ def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.devi
         ModelError: fp16 is asked for on a CPU, which has no fast units for it.
 
     Source:
-        performance figures of README.md: bf16 on CPUs with matrix units (AMX). fp16 on GPUs is the
-        reference's own choice, Engine specification B 6.5.
+        fp16 on GPUs is what the reference predicts in, Engine specification B 6.5. bf16: own measurement with
+        two networks trained by the reference, 40 cases each, CPU time 3.2 → 0.66 s (3D) and 0.76 → 0.26 s
+        (2D) per case with mirroring; mean Dice against the references moves by less than 0.0001, Dice
+        between the two segmentations is 0.999 on average, 0.996 in the worst case and class.
     """
     has_gpu = device.type == "cuda"
     if wanted == "auto":
