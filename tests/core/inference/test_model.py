@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from core.domain.model import ModelRecord, PredictionOptions
+from core.errors import ModelError
+from core.inference.model import choose_device, choose_precision, has_amx, load_model, tile_network
+
+CPU = PredictionOptions(device="cpu", precision="fp32")
+
+
+def test_a_model_folder_is_loaded_with_every_fold(model_folder: Path) -> None:
+    model = load_model(model_folder, CPU)
+
+    assert model.folds == (0, 1)
+    assert model.mirror_axes == (0, 1, 2)
+    assert model.description.channels == ("T1", "FLAIR")
+    assert (model.precision.name, model.device.type) == ("fp32", "cpu")
+    weights = load_file(model_folder / "fold_1/weights.safetensors")
+    assert model.size_bytes == 2 * sum(tensor.numel() * 4 for tensor in weights.values())
+
+
+def test_the_loaded_network_has_the_weights_of_its_fold(model_folder: Path) -> None:
+    model = load_model(model_folder, CPU)
+
+    for fold in (0, 1):
+        weights = load_file(model_folder / f"fold_{fold}/weights.safetensors")
+        state = model.networks[fold].state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in weights.items())
+
+
+def test_short_formats_give_nearly_the_same_logits(model_folder: Path) -> None:
+    tile = torch.rand(1, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    precise, short = (
+        load_model(model_folder, PredictionOptions(device="cpu", precision=name)) for name in ("fp32", "bf16")
+    )
+
+    with torch.inference_mode():
+        expected = tile_network(precise.networks[0], precise.precision, precise.device)(tile)
+        found = tile_network(short.networks[0], short.precision, short.device)(tile)
+
+    assert found.dtype is torch.bfloat16
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+    assert short.size_bytes < 0.6 * precise.size_bytes
+
+
+def test_folds_are_chosen_by_request(model_folder: Path) -> None:
+    (model_folder / "fold_0").rename(model_folder / "fold_all")
+
+    assert load_model(model_folder, CPU).folds == (1,)
+    assert load_model(model_folder, CPU.model_copy(update={"folds": ("all", 1)})).folds == ("all", 1)
+    with pytest.raises(ModelError, match="no fold 4; it has 1, all"):
+        load_model(model_folder, CPU.model_copy(update={"folds": (4,)}))
+
+
+def test_the_fold_of_all_cases_serves_where_it_is_the_only_one(model_folder: Path) -> None:
+    (model_folder / "fold_0").rename(model_folder / "fold_all")
+    (model_folder / "fold_1/weights.safetensors").unlink()
+
+    assert load_model(model_folder, CPU).folds == ("all",)
+
+
+@pytest.mark.parametrize("name", ["model.json", "plans.json", "dataset.json"])
+def test_a_missing_file_is_named(model_folder: Path, name: str) -> None:
+    (model_folder / name).unlink()
+
+    with pytest.raises(ModelError, match=rf"no readable {name}"):
+        load_model(model_folder, CPU)
+
+
+def test_a_model_without_weights_is_refused(model_folder: Path) -> None:
+    for path in model_folder.glob("fold_*/weights.safetensors"):
+        path.unlink()
+
+    with pytest.raises(ModelError, match="no fold with"):
+        load_model(model_folder, CPU)
+
+
+def test_damaged_weights_are_refused(model_folder: Path) -> None:
+    (model_folder / "fold_1/weights.safetensors").write_bytes(b"no tensors")
+
+    with pytest.raises(ModelError, match=r"fold_1/weights\.safetensors cannot be read"):
+        load_model(model_folder, CPU)
+
+
+def test_weights_of_another_network_are_refused_with_the_differences(model_folder: Path) -> None:
+    path = model_folder / "fold_0/weights.safetensors"
+    weights = load_file(path)
+    weights["decoder.seg_layers.0.weight"] = torch.zeros(3, 4, 1, 1, 1)
+    weights["surprise"] = weights.pop("encoder.stages.0.0.convs.0.conv.bias")
+    save_file(weights, path)
+
+    with pytest.raises(
+        ModelError, match=r"1 tensors are missing.*surprise.*\[3, 4, 1, 1, 1\] instead of \[2, 4"
+    ):
+        load_model(model_folder, CPU)
+
+
+def test_the_second_stage_of_a_cascade_is_refused(model_folder: Path) -> None:
+    record = ModelRecord(configuration="3d_cascade_fullres")
+    (model_folder / "model.json").write_text(json.dumps(record.to_json()))
+
+    with pytest.raises(ModelError, match="refines the segmentation of 3d_lowres"):
+        load_model(model_folder, CPU)
+
+
+def test_mirroring_an_axis_that_the_patch_lacks_is_refused(model_folder: Path) -> None:
+    record = ModelRecord(configuration="3d_fullres", mirror_axes=(3,))
+    (model_folder / "model.json").write_text(json.dumps(record.to_json()))
+
+    with pytest.raises(ModelError, match="only axes 0 to 2"):
+        load_model(model_folder, CPU)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{", "not valid JSON"), ('{"version": 2}', "update it"), ('{"version": 1}', "configuration")],
+)
+def test_a_record_that_cannot_be_read_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        ModelRecord.parse(text)
+
+
+def test_precision_is_chosen_by_the_device_with_a_reason() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+
+    chosen = choose_precision("auto", cpu)
+
+    assert chosen.name == ("bf16" if has_amx() else "fp32")
+    assert "CPU" in chosen.reason
+    assert choose_precision("auto", gpu).name == "fp16"
+    assert choose_precision("fp32", gpu).name == "fp32"
+    with pytest.raises(ModelError, match="needs a GPU"):
+        choose_precision("fp16", cpu)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ModelError, match="cuda:99 is not there"):
+        choose_device("cuda:99")
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for values in (
+        {"step_size": 0},
+        {"step_size": 1.5},
+        {"precision": "int8"},
+        {"device": "tpu"},
+        {"folds": []},
+    ):
+        with pytest.raises(ValidationError):
+            PredictionOptions.model_validate(values)
