@@ -1,0 +1,1 @@
+"""The networks that a plan can name; no data."""
