@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
+from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import Progress
 from core.domain.record import parse_json
@@ -204,7 +205,6 @@ def predict(
 ) -> None:
     """Segment every image of a folder."""
     from core import pipeline
-    from core.inference.predict import PredictionOptions
 
     options = PredictionOptions(
         folds=None if folds is None else tuple(_fold(fold) for fold in folds.split(",")),

@@ -4,8 +4,9 @@ import logging
 from collections import OrderedDict
 
 from app.jobs import PredictPayload
+from core import pipeline
 from core.domain.model import PredictionOptions
-from core.inference.model import LoadedModel, load_model
+from core.inference.model import LoadedModel
 from worker import tasks
 from worker.child import Assignment, serve
 from worker.observer import Message, PipeObserver
@@ -37,7 +38,7 @@ class ModelCache:
         if key in self._models:
             self._models.move_to_end(key)
             return self._models[key], True
-        model = load_model(workspace.model(payload.model_files), PredictionOptions())
+        model = pipeline.load(workspace.model(payload.model_files), PredictionOptions())
         self._models[key] = model
         while len(self._models) > 1 and self.size_bytes > budget_bytes:
             self._models.popitem(last=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.jobs import (
     CaseSummary,
@@ -40,6 +40,9 @@ from core.errors import PlanError
 from worker.archive import ArchiveError
 from worker.observer import Message
 from worker.workspace import Workspace, build_once, fold_folder, link_or_copy
+
+if TYPE_CHECKING:
+    from core.inference.model import LoadedModel
 
 Files = Mapping[str, Path]
 
@@ -135,13 +138,12 @@ def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, th
         threads=threads,
     )
     report = pipeline.train(order, observer)
-    names = _label_names(raw)
     result = TrainResult(
         files={},
         configuration=payload.configuration,
         fold=payload.fold,
         mean_dice=report.foreground_mean.dice,
-        validation=_validation(report, names),
+        validation=_validation(report, raw),
     )
     folder = fold_folder(model, payload.fold)
     return _message(result, {name: folder / name for name in FOLD_FILES if (folder / name).is_file()})
@@ -174,7 +176,7 @@ def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace) -> Me
 
 def predict(
     order: WorkOrder,
-    model: "pipeline.LoadedModel",
+    model: "LoadedModel",
     workspace: Workspace,
     observer: Observer,
     *,
@@ -264,20 +266,22 @@ def _preprocessed(
     return folder
 
 
-def _label_names(raw: Path) -> dict[str, str]:
+def _label_names(description: DatasetDescription) -> dict[str, str]:
     """Return the name that stands for each label key of a report."""
-    labels = DatasetDescription.parse((raw / "dataset.json").read_bytes()).label_set()
+    labels = description.label_set()
     return {
         label_key(head): name
         for head, name in zip(labels.foreground_heads, labels.foreground_names, strict=True)
     }
 
 
-def _validation(report: EvaluationReport, names: Mapping[str, str]) -> tuple[ValidationScore, ...]:
+def _validation(report: EvaluationReport, raw: Path) -> tuple[ValidationScore, ...]:
     """Reduce a report to the Dice of each case and label."""
+    description = DatasetDescription.parse((raw / "dataset.json").read_bytes())
+    names, ending = _label_names(description), description.file_ending
     return tuple(
         ValidationScore(
-            case=pipeline.case_of(scores),
+            case=Path(scores.prediction_file).name.removesuffix(ending),
             dice={names[key]: value.dice for key, value in scores.metrics.items() if key in names},
         )
         for scores in report.metric_per_case

@@ -1,0 +1,418 @@
+"""The verbs in order: verify, fingerprint, plan, preprocess, train, predict, evaluate; files in, files out."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from os import cpu_count
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from core.domain.dataset import CaseId, DatasetDescription
+from core.domain.fingerprint import Fingerprint
+from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
+from core.domain.plan import ConfigurationName, Plan
+from core.domain.progress import Observer, Progress
+from core.domain.record import write_json
+from core.domain.report import EvaluationReport
+from core.domain.training import Fold, TrainingSettings
+from core.errors import CancelledError
+from core.io.case_store import CaseStore
+from core.io.cases import CaseFiles, Verification, find_cases, find_images, read_description, verify_dataset
+from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
+
+if TYPE_CHECKING:
+    from core.inference.model import LoadedModel
+    from core.planning.planner import PlannerSettings
+
+SPLITS_FILE = "splits_final.json"
+"""Manual splits, in a dataset's folder or a model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What a user may choose about planning."""
+
+    dataset_name: str = ""
+    preset: str = "default"
+    gpu_memory_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOrder:
+    """One fold to train."""
+
+    raw: Path
+    plan: Plan
+    configuration: ConfigurationName
+    fold: Fold
+    settings: TrainingSettings
+    model: Path
+    """Model folder; an interrupted training in it goes on."""
+    preprocessed: Path | None = None
+    """Preprocessed cases; made in the model folder if not given."""
+    precision: PrecisionName | str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionFiles:
+    """Where a segmentation and its picture go."""
+
+    segmentation: Path
+    preview: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSummary:
+    """What a prediction measured."""
+
+    volumes: dict[str, float]
+    """Millilitres per label or region name; empty for a 2D image."""
+    seconds: dict[str, float]
+    """Per stage."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def verify(raw: Path, observer: Observer) -> Verification:
+    """Check a dataset folder: every problem of every case at once."""
+    return verify_dataset(raw, observer)
+
+
+def fingerprint(raw: Path, out: Path, observer: Observer, *, workers: int | None = None) -> Fingerprint:
+    """Measure a dataset and write dataset_fingerprint.json.
+
+    Raises:
+        DatasetError: The folder is no dataset.
+        ImageError: A file cannot be read.
+        CancelledError: The observer asked to stop.
+    """
+    from core.fingerprinting import fingerprint_dataset
+
+    measured = fingerprint_dataset(raw, observer, workers or default_workers())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, measured.to_json(), sort_keys=True)
+    return measured
+
+
+def plan(
+    description: DatasetDescription, measured: Fingerprint, settings: "PlannerSettings", out: Path
+) -> Plan:
+    """Plan for a fingerprint and write plans.json.
+
+    Raises:
+        PlanningError: No plan can be made.
+        UnknownNameError: There is no such preset.
+    """
+    from core.planning.planner import plan_experiments
+
+    made = plan_experiments(measured, description, settings)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, made.to_json())
+    return made
+
+
+def plan_dataset(raw: Path, measured: Fingerprint, request: PlanRequest, out: Path) -> Plan:
+    """Plan for a dataset folder, with the reader that its images need, and write plans.json.
+
+    Raises:
+        PlanningError: No plan can be made.
+        UnknownNameError: There is no such preset.
+    """
+    from core.planning.planner import PlannerSettings
+
+    description = read_description(raw)
+    settings = PlannerSettings(
+        reader=_reader(raw, description),
+        dataset_name=request.dataset_name,
+        preset=request.preset,
+        gpu_memory_gb=request.gpu_memory_gb,
+    )
+    return plan(description, measured, settings, out)
+
+
+def preprocess(
+    raw: Path,
+    made: Plan,
+    configuration: ConfigurationName,
+    out: Path,
+    observer: Observer,
+    *,
+    workers: int | None = None,
+) -> CaseStore:
+    """Preprocess every training case for one configuration.
+
+    Returns:
+        The folder of preprocessed cases.
+
+    Raises:
+        PlanError: The plan has no such configuration.
+        ImageError: A case cannot be read; the sentence names its file.
+        CancelledError: The observer asked to stop.
+    """
+    from core.preprocessing.pipeline import preprocess_case
+
+    description = read_description(raw)
+    labels, chosen = description.label_set(), made.configuration(configuration)
+    store = CaseStore(out)
+    reader = made.image_reader_writer
+
+    def one(case: CaseFiles) -> None:
+        image = read_image(case.images, reader)
+        reference = None if case.label is None else read_labels(case.label, reader).labels_zyx
+        store.save(case.case_id, preprocess_case(image, reference, made, chosen, labels))
+
+    cases = find_cases(raw, description)
+    with ThreadPoolExecutor(workers or default_workers()) as pool:
+        futures = [pool.submit(one, case) for case in cases]
+        try:
+            _follow(futures, observer)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return store
+
+
+def preprocessed_cases(folder: Path) -> tuple[CaseId, ...]:
+    """Return the identifiers of the cases that a folder of preprocessed cases holds."""
+    return tuple(CaseStore(folder).case_ids)
+
+
+def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
+    """Train one fold, or go on where its checkpoint stands, then segment and score its validation cases.
+
+    Returns:
+        Scores of the validation cases, as written to validation/summary.json.
+
+    Raises:
+        TrainingError: There are not enough cases for the fold, or the training cannot go on.
+        CancelledError: The observer asked to stop; the last checkpoint is complete.
+    """
+    from core.training.loop import FoldSetup, train_fold
+    from core.training.patches import mirror_axes
+    from core.training.splits import read_splits, split_of
+
+    description = read_description(order.raw)
+    configuration = order.plan.configuration(order.configuration)
+    folder = order.preprocessed
+    if folder is None:
+        folder = order.model / "preprocessed" / order.configuration
+        preprocess(order.raw, order.plan, order.configuration, folder, observer, workers=order.threads)
+    store = CaseStore(folder)
+    split = split_of(store.case_ids, read_splits(order.raw / SPLITS_FILE), order.fold)
+    _write_model(order, description, mirror_axes(configuration))
+    setup = FoldSetup(
+        training_cases={case_id: store.load(case_id) for case_id in split.train},
+        validation_cases={case_id: store.load(case_id) for case_id in split.val},
+        configuration=configuration,
+        labels=description.label_set(),
+        settings=order.settings,
+        folder=order.model / fold_name(order.fold),
+    )
+    train_fold(setup, observer)
+    return validate(order, split.val, store, observer)
+
+
+def validate(
+    order: TrainOrder, case_ids: Sequence[CaseId], store: CaseStore, observer: Observer
+) -> EvaluationReport:
+    """Segment the validation cases of a trained fold and score them against the references of the dataset.
+
+    Source:
+        Engine specification B 1.13.
+    """
+    from core.evaluation.evaluate import SUMMARY_FILE, FilePair, evaluate_files, write_report
+    from core.inference.model import load_model
+    from core.inference.predict import predict_preprocessed
+
+    description = read_description(order.raw)
+    references = {case.case_id: case.label for case in find_cases(order.raw, description)}
+    folder = order.model / fold_name(order.fold) / "validation"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = PredictionOptions.model_validate(
+        {"folds": (order.fold,), "precision": order.precision, "device": order.device}
+    )
+    model = load_model(order.model, options)
+    pairs = []
+    for done, case_id in enumerate(case_ids):
+        observer.report(Progress(stage="validate", done=done, total=len(case_ids)))
+        target = folder / f"{case_id}{description.file_ending}"
+        segmentation = predict_preprocessed(model, store.load(case_id), options, _Quiet(observer))
+        write_labels(segmentation, target, order.plan.image_reader_writer)
+        reference = references[case_id]
+        if reference is not None:
+            pairs.append(FilePair(target, reference))
+    report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, _Quiet(observer))
+    write_report(report, folder / SUMMARY_FILE)
+    observer.report(Progress(stage="validate", done=len(case_ids), total=len(case_ids)))
+    return report
+
+
+def load(folder: Path, options: PredictionOptions) -> "LoadedModel":
+    """Load a trained model, ready to predict.
+
+    Raises:
+        ModelError: It is incomplete or does not fit.
+    """
+    from core.inference.model import load_model
+
+    return load_model(folder, options)
+
+
+def predict_files(
+    model: "LoadedModel",
+    channels: Sequence[Path],
+    targets: PredictionFiles,
+    observer: Observer,
+    options: PredictionOptions | None = None,
+) -> PredictionSummary:
+    """Segment one image.
+
+    Args:
+        model: From `load`.
+        channels: One file per channel in the model's order, or one file that holds all.
+        targets: The segmentation's ending chooses its format.
+        observer: Told after each tile, and asked before each whether to stop.
+        options: Folds, step size and mirroring; the model's own if not given.
+
+    Raises:
+        ImageError: The image cannot be read, or its channels are not the model's.
+        CancelledError: The observer asked to stop.
+    """
+    from core.evaluation.metrics import volumes_ml
+    from core.inference.predict import predict_image
+    from core.io.preview import save_preview
+
+    started = perf_counter()
+    image = read_image(channels, input_reader(model.plan.image_reader_writer, channels[0]))
+    read = perf_counter()
+    done = predict_image(model, image, options or PredictionOptions(), observer)
+    computed = perf_counter()
+    segmentation = targets.segmentation
+    write_labels(done.segmentation, segmentation, input_reader(model.plan.image_reader_writer, channels[0]))
+    written = perf_counter()
+    if targets.preview is not None:
+        names = {value: name for name, value in model.description.labels.items() if isinstance(value, int)}
+        save_preview(targets.preview, image, done.segmentation, names=names)
+    return PredictionSummary(
+        volumes=volumes_ml(done.segmentation, model.labels),
+        seconds={"read": read - started, **done.seconds, "write": written - computed}
+        | {"preview": perf_counter() - written},
+        provenance={
+            "configuration": model.configuration_name,
+            "folds": list(done.folds),
+            "precision": done.precision.name,
+            "precision_reason": done.precision.reason,
+            "device": str(model.device),
+        },
+    )
+
+
+def predict_folder(
+    folder: Path, images: Path, out: Path, options: PredictionOptions, observer: Observer
+) -> int:
+    """Segment every case of a folder of images.
+
+    Args:
+        folder: Of the model.
+        images: Files `CASE_0000.nii.gz` and so on, one per channel.
+        out: Gets one segmentation per case, of the same name and format.
+        options: How to predict.
+        observer: Told after each case.
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        DatasetError: There is no case in the folder.
+    """
+    model = load(folder, options)
+    out.mkdir(parents=True, exist_ok=True)
+    cases = find_images(images, model.description)
+    for done, case in enumerate(cases):
+        observer.report(Progress(stage="predict", done=done, total=len(cases), note=case.case_id))
+        ending = _ending(case)
+        targets = PredictionFiles(out / f"{case.case_id}{ending}")
+        predict_files(model, case.images, targets, _Quiet(observer), options)
+    observer.report(Progress(stage="predict", done=len(cases), total=len(cases)))
+    return len(cases)
+
+
+def evaluate(
+    predictions: Path, references: Path, description: DatasetDescription, out: Path, observer: Observer
+) -> EvaluationReport:
+    """Score the segmentations of a folder and write summary.json.
+
+    Raises:
+        DatasetError: The files of the two folders do not match.
+        ImageError: A file cannot be read, or shapes differ.
+    """
+    from core.evaluation.evaluate import evaluate_folder, write_report
+
+    example = next(iter(sorted(references.glob(f"*{description.file_ending}"))), references)
+    reader = choose_reader(description, example)
+    report = evaluate_folder(predictions, references, description, reader, observer)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_report(report, out)
+    return report
+
+
+def input_reader(preferred: str, path: Path) -> str:
+    """Return the model's own reader if it knows the file's format, else the one that does.
+
+    Raises:
+        ImageError: No reader has the ending.
+    """
+    fits = preferred in READERS and path.name.lower().endswith(READERS.get(preferred).endings)
+    return preferred if fits else reader_for_file(path)
+
+
+def default_workers() -> int:
+    """Return how many threads read and compute side by side."""
+    return cpu_count() or 1
+
+
+class _Quiet:
+    """Passes on the wish to stop, and keeps the steps of an inner stage to itself."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.stop_requested = observer.stop_requested
+
+    def report(self, progress: Progress) -> None:
+        """Ignore the progress."""
+
+    def record_epoch(self, epoch: Any) -> None:
+        """Ignore the epoch."""
+
+
+def _follow(futures: Sequence[Future[None]], observer: Observer) -> None:
+    """Wait for cases to be preprocessed, until one fails or the observer asks to stop."""
+    for done, future in enumerate(as_completed(futures), start=1):
+        future.result()
+        observer.report(Progress(stage="preprocess", done=done, total=len(futures)))
+        if observer.stop_requested():
+            raise CancelledError(f"preprocessing stopped after {done} of {len(futures)} cases")
+
+
+def _reader(raw: Path, description: DatasetDescription) -> str:
+    """Choose the reader of a dataset by its first image."""
+    return choose_reader(description, find_cases(raw, description)[0].images[0])
+
+
+def _ending(case: CaseFiles) -> str:
+    """Return what follows `CASE_0000` in the name of the first channel."""
+    return case.images[0].name[len(f"{case.case_id}_0000") :]
+
+
+def _write_model(order: TrainOrder, description: DatasetDescription, axes: tuple[int, ...]) -> None:
+    """Write what of a model does not depend on the fold; every fold writes the same."""
+    order.model.mkdir(parents=True, exist_ok=True)
+    write_json(order.model / "dataset.json", description.to_json())
+    write_json(order.model / "plans.json", order.plan.to_json())
+    record = ModelRecord(
+        configuration=order.configuration, mirror_axes=axes, settings=order.settings.to_json()
+    )
+    write_json(order.model / MODEL_FILE, record.to_json())
+    if (order.raw / SPLITS_FILE).is_file():
+        shutil.copyfile(order.raw / SPLITS_FILE, order.model / SPLITS_FILE)
