@@ -16,6 +16,9 @@ LabelArray = npt.NDArray[np.integer]
 StoredArray = npt.NDArray[np.number]
 """Voxels in the type that their file has."""
 
+PATIENT_AXES = ("LR", "PA", "SI")
+"""Where x, y and z of patient space grow, and the opposite: left, posterior, superior (ITK's convention)."""
+
 SPACING_TOLERANCE = 1e-5
 """Relative difference of spacings that is taken for rounding; Engine specification A 2 (14)."""
 
@@ -135,3 +138,17 @@ def _positions(indices_xyz: npt.NDArray[np.float64], geometry: Geometry) -> npt.
 def _triple(numbers: tuple[float, ...]) -> str:
     """Write numbers for a person."""
     return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+
+
+def orientation(geometry: Geometry) -> str:
+    """Name the directions in which x, y and z grow, for example LPS; empty for a 2D image.
+
+    Oblique axes count as the nearest straight one.
+    """
+    if geometry.is_2d:
+        return ""
+    matrix = np.array(geometry.direction).reshape(3, 3)
+    nearest = np.abs(matrix).argmax(axis=0)
+    return "".join(
+        PATIENT_AXES[row][int(matrix[row, column] < 0)] for column, row in enumerate(nearest.tolist())
+    )

@@ -1,7 +1,10 @@
 """Photographs and microscopy: PNG, BMP, 2D TIFF and 3D TIFF stacks, which know no place in space."""
 
 import json
+import logging
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +20,8 @@ from core.io.volume import array_spacing
 
 Pillow.MAX_IMAGE_PIXELS = None  # Sizes are checked before decoding, for all formats alike.
 
+logging.getLogger("tifffile").disabled = True  # It would log file names; what matters is raised.
+
 TIFF_ENDINGS: Final = (".tif", ".tiff")
 
 PIXEL_TYPES: Final = {
@@ -29,6 +34,15 @@ DEEP_COLOR: Final = (b"\x10\x02", b"\x10\x06")
 
 PNG_DEPTH_AT: Final = 24
 """Where the header of a PNG file states them; PNG specification 11.2.1."""
+
+TIFF_ERRORS: Final = (
+    AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error, zlib.error
+)  # fmt: skip
+"""What tifffile raises on damaged files and on compressions that need further packages; own measurement."""
+
+TIFF_LAYOUTS: Final = {42: ("I", 4, "H", 12), 43: ("Q", 8, "Q", 20)}
+"""TIFF and BigTIFF by their magic number: form of offsets, where the first stands, form of the number of
+entries in a directory, bytes per entry; TIFF 6.0 section 2."""
 
 COLOR_CHANNELS: Final = (3, 4)
 """RGB and RGBA."""
@@ -203,10 +217,10 @@ def _tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[np.number], bool]
 def _tiff_voxels(path: Path) -> StoredArray:
     """Decode the first series of a TIFF."""
     with _tiff(path) as file:
-        _require_all_bytes(file, path)
         try:
+            _require_all_strips(file, path)
             voxels: StoredArray = file.series[0].asarray()
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
+        except TIFF_ERRORS as error:
             raise ImageError(
                 f"{path.name} is damaged, or compressed in a way that is not supported; save it uncompressed "
                 "or with deflate",
@@ -215,7 +229,7 @@ def _tiff_voxels(path: Path) -> StoredArray:
     return voxels
 
 
-def _require_all_bytes(file: tifffile.TiffFile, path: Path) -> None:
+def _require_all_strips(file: tifffile.TiffFile, path: Path) -> None:
     """Compare where strips and tiles lie with the length of the file; missing ones would be read as zeros."""
     length = path.stat().st_size
     for page in file.series[0].pages:
@@ -229,15 +243,33 @@ def _require_all_bytes(file: tifffile.TiffFile, path: Path) -> None:
 def _tiff(path: Path) -> tifffile.TiffFile:
     """Open a TIFF; voxels are decoded later."""
     try:
+        _require_all_pages(path)
         file = tifffile.TiffFile(path)
         has_series = bool(file.series)
-    except (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError) as error:
+    except TIFF_ERRORS as error:
         raise ImageError(
             f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
         ) from error
     if not has_series:
         raise ImageError(f"{path.name} holds no image", file=path.name)
     return file
+
+
+def _require_all_pages(path: Path) -> None:
+    """Follow the chain of pages to its end; where it breaks, the rest would silently be left out."""
+    with path.open("rb") as file:
+        order = {b"II": "<", b"MM": ">"}[file.read(2)]
+        form, at, count_form, entry_bytes = TIFF_LAYOUTS[struct.unpack(order + "H", file.read(2))[0]]
+        count_bytes, offset_bytes = struct.calcsize(count_form), struct.calcsize(form)
+        seen: set[int] = set()
+        file.seek(at)
+        while offset := struct.unpack(order + form, file.read(offset_bytes))[0]:
+            if offset in seen:
+                raise ValueError("the pages form a circle")
+            seen.add(offset)
+            file.seek(offset)
+            entries = struct.unpack(order + count_form, file.read(count_bytes))[0]
+            file.seek(offset + count_bytes + entries * entry_bytes)
 
 
 def _side_car_spacing(path: Path) -> Spacing | None:
