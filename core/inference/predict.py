@@ -118,11 +118,11 @@ def require_channels(model: LoadedModel, image: Image) -> None:
 
 def predict_logits(
     model: LoadedModel, voxels_czyx: FloatArray, options: PredictionOptions, observer: Observer
-) -> FloatArray:
+) -> Tensor:
     """Average the logits of the folds over a preprocessed image.
 
     Returns:
-        logits_kzyx on the grid of the preprocessed image.
+        logits_kzyx on the grid of the preprocessed image, on whichever device they fit.
 
     Raises:
         DomainError: As `predict_image`, channels aside.
@@ -134,12 +134,10 @@ def predict_logits(
     home = _home(voxels, heads, model.device)
     networks = [tile_network(model.networks[fold], model.precision, model.device) for fold in folds]
     on_tiles = _reporting(observer, tile_count(voxels, window, folds=len(folds)))
-    logits = fold_mean_logits(networks, voxels.to(home), window, Accumulator(heads, home), on_tiles)
-    found: FloatArray = logits.cpu().numpy()
-    return found
+    return fold_mean_logits(networks, voxels.to(home), window, Accumulator(heads, home), on_tiles)
 
 
-def _segmentation(model: LoadedModel, case: PreprocessedCase, logits_kzyx: FloatArray) -> LabelMap:
+def _segmentation(model: LoadedModel, case: PreprocessedCase, logits_kzyx: Tensor) -> LabelMap:
     """Bring logits back to the grid of the image, as labels."""
     labels_zyx = segmentation_from_logits(
         logits_kzyx, case.properties, model.plan, model.configuration, model.labels

@@ -145,12 +145,13 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_options_out_of_range_are_refused() -> None:
-    for values in (
+    refused: tuple[dict[str, object], ...] = (
         {"step_size": 0},
         {"step_size": 1.5},
         {"precision": "int8"},
         {"device": "tpu"},
         {"folds": []},
-    ):
+    )
+    for values in refused:
         with pytest.raises(ValidationError):
             PredictionOptions.model_validate(values)

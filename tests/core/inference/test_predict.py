@@ -60,7 +60,7 @@ def model(plan: Plan, description: DatasetDescription) -> LoadedModel:
 
 @pytest.fixture
 def image() -> Image:
-    voxels = np.random.default_rng(0).normal(100, 10, (2, 11, 13, 9)).astype(np.float32)
+    voxels = np.random.default_rng(0).normal(100, 1, (2, 11, 13, 9)).astype(np.float32)
     voxels[0, 2:6, 3:9, 1:5] += 200
     return Image(voxels, GEOMETRY)
 
@@ -81,10 +81,10 @@ def test_other_spacings_are_resampled_there_and_back(model: LoadedModel, image: 
 
     prediction = predict_image(model, Image(image.voxels_czyx, coarse), OPTIONS, SilentObserver())
 
-    bright = image.voxels_czyx[0] > 200
     found = prediction.segmentation.labels_zyx == 1
     assert prediction.segmentation.geometry == coarse
-    assert 2 * (found & bright).sum() / (found.sum() + bright.sum()) > 0.8
+    assert found[2:6, 3:9, 1:5].all()
+    assert found.sum() == found[1:7, 2:10, 0:6].sum()
 
 
 def test_a_preprocessed_case_gives_the_same_segmentation(model: LoadedModel, image: Image) -> None:
@@ -114,10 +114,10 @@ def test_an_image_with_other_channels_is_refused_with_their_names(model: LoadedM
 def test_progress_ends_at_the_total_and_a_stop_is_heeded_between_tiles(
     model: LoadedModel, image: Image
 ) -> None:
-    watcher, impatient = Watcher(), Watcher(stop_after=3)
+    watcher, impatient = Watcher(), Watcher(stop_after=1)
 
     predict_image(model, image, OPTIONS, watcher)
-    with pytest.raises(CancelledError, match="stopped after 3 of"):
+    with pytest.raises(CancelledError, match="stopped after 12 of 24"):
         predict_image(model, image, OPTIONS, impatient)
 
     assert watcher.reports[0].done == 0
@@ -127,7 +127,7 @@ def test_progress_ends_at_the_total_and_a_stop_is_heeded_between_tiles(
 
 def test_options_reach_the_sliding_window(model_folder: Path) -> None:
     model = load_model(model_folder, OPTIONS)
-    voxels = np.random.default_rng(0).normal(size=(2, 12, 12, 12)).astype(np.float32)
+    voxels = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
 
     plain = predict_logits(model, voxels, OPTIONS, SilentObserver())
     variants = [
@@ -135,5 +135,5 @@ def test_options_reach_the_sliding_window(model_folder: Path) -> None:
         for change in ({"mirroring": False}, {"step_size": 1.0}, {"gaussian": False}, {"folds": (0,)})
     ]
 
-    assert plain.shape == (2, 12, 12, 12)
-    assert all(np.abs(variant - plain).max() > 1e-3 for variant in variants)
+    assert plain.shape == (2, 16, 16, 16)
+    assert all((variant - plain).abs().max() > 1e-3 for variant in variants)
