@@ -161,7 +161,7 @@ def _channel_problems(
 ) -> Iterator[tuple[str, str]]:
     """Yield kind and sentence for channels that are too few, too many, or do not lie on one grid."""
     found, wanted = sum(header.channels for header in headers), len(rules.channels)
-    if images and found != wanted:
+    if found != wanted:
         sentence = (
             f"{found} channels were found ({some([path.name for path in images])}), but dataset.json names "
             f"{wanted} ({some(rules.channels)}); there must be one file per channel, numbered _0000, _0001, …, "
