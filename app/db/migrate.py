@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection
 
 HEAD = "head"
 """The newest revision."""
@@ -26,10 +26,9 @@ def downgrade(url: str, revision: str) -> None:
     command.downgrade(configuration(url), revision)
 
 
-def is_at_head(engine: Engine) -> bool:
+def is_at_head(connection: Connection) -> bool:
     """Whether the database has the schema that this code was written for."""
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_heads()
+    current = MigrationContext.configure(connection).get_current_heads()
     return set(current) == set(ScriptDirectory.from_config(configuration("")).get_heads())
 
 

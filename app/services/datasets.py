@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from app.db.base import transaction
-from app.db.models import Dataset, Job, StoredObject, TrainedModel, Training
+from app.db.models import Dataset, DatasetCase, Job, StoredObject, TrainedModel, Training
 from app.errors import ConflictError, NotFoundError
 from app.jobs import FINAL_STATES, LANES, IngestPayload, JobKind, ObjectRef
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, forget, submit_once
 from app.services.transitions import create
 from app.storage import Incoming
+from core.domain.dataset import DatasetDescription
 from core.errors import DatasetError
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -29,6 +31,15 @@ class DatasetStatus:
 
     dataset: Dataset
     job_id: UUID
+    case_count: int
+
+    @property
+    def description(self) -> DatasetDescription | None:
+        """What its dataset.json says; None as long as there is none that can be used."""
+        try:
+            return DatasetDescription.model_validate(self.dataset.description)
+        except ValidationError:
+            return None
 
 
 def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey | None) -> Submission:
@@ -76,8 +87,8 @@ def find(session: Session, dataset_id: UUID) -> DatasetStatus:
 
 
 def read(session: Session, page: PageRequest) -> Page[DatasetStatus]:
-    """Return datasets, newest first."""
-    rows = read_page(session, select(Dataset).options(selectinload(Dataset.cases)), Dataset, page)
+    """Return datasets without their cases, newest first."""
+    rows = read_page(session, select(Dataset), Dataset, page)
     return Page(_with_jobs(session, rows.items), rows.next_cursor)
 
 
@@ -119,11 +130,17 @@ def _create(session: Session, dataset_id: UUID, name: str, ref: ObjectRef) -> Su
 
 
 def _with_jobs(session: Session, datasets: Sequence[Dataset]) -> list[DatasetStatus]:
-    ingests = select(Job).where(
-        Job.kind == JobKind.INGEST, Job.dataset_id.in_([dataset.id for dataset in datasets])
+    ids = [dataset.id for dataset in datasets]
+    ingests = session.scalars(select(Job).where(Job.kind == JobKind.INGEST, Job.dataset_id.in_(ids)))
+    job_ids = {job.dataset_id: job.id for job in ingests}
+    counts = dict(
+        session.execute(
+            select(DatasetCase.dataset_id, func.count())
+            .where(DatasetCase.dataset_id.in_(ids))
+            .group_by(DatasetCase.dataset_id)
+        ).tuples()
     )
-    job_ids = {job.dataset_id: job.id for job in session.scalars(ingests)}
-    return [DatasetStatus(dataset, job_ids[dataset.id]) for dataset in datasets]
+    return [DatasetStatus(one, job_ids[one.id], counts.get(one.id, 0)) for one in datasets]
 
 
 def _require_unused(session: Session, dataset_id: UUID) -> None:

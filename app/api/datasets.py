@@ -1,0 +1,199 @@
+"""Routes of datasets: upload, list, read, delete."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.api import waiting
+from app.api.deps import (
+    BaseDep,
+    Body,
+    IdempotencyDep,
+    NoQuery,
+    PageDep,
+    ResourcesDep,
+    SessionDep,
+    settings_of,
+)
+from app.api.uploads import Expected, received
+from app.api.waiting import Accepted
+from app.errors import RequestError, UnsupportedMediaError
+from app.jobs import Name
+from app.services import datasets
+from app.services.datasets import DatasetStatus
+from app.services.following import JobStatus
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+EXPECTED = Expected(
+    raw_field="file",
+    files=re.compile("file"),
+    texts=(),
+    hint="send the zipped dataset folder as multipart field `file`, or as a raw application/zip body",
+)
+
+ZIP_TYPES = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
+"""As which a raw body may be declared."""
+
+UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+class UploadQuery(Body):
+    """How the dataset is called; the same name again makes its next version."""
+
+    name: Name
+
+
+class CaseView(Body):
+    """One case: voxels and millimetres, ordered (z, y, x)."""
+
+    case: str
+    shape: list[int]
+    spacing: list[float]
+
+
+class DatasetSummary(Body):
+    """A dataset in a list."""
+
+    id: UUID
+    name: str
+    version: int
+    state: str
+    """ingesting, ready or invalid."""
+    case_count: int
+    problem_count: int
+    created_at: datetime
+    links: dict[str, str]
+
+
+class DatasetView(DatasetSummary):
+    """One dataset, with every problem of every case."""
+
+    labels: dict[str, Any] | None
+    """Name → value, or the values of a region; null until dataset.json was read."""
+    channels: list[str] | None
+    cases: list[CaseView]
+    problems: list[dict[str, Any]]
+    """case (null: the dataset as a whole), kind, message with the cure."""
+    job_id: UUID
+
+
+class DatasetPage(Body):
+    """Some datasets, newest first."""
+
+    items: list[DatasetSummary]
+    next_cursor: str | None
+
+
+@router.post("", status_code=202, response_model=Accepted, openapi_extra=UPLOAD_BODY)
+async def upload_dataset(
+    request: Request,
+    query: Annotated[UploadQuery, Query()],
+    resources: ResourcesDep,
+    base: BaseDep,
+    idempotency_key: IdempotencyDep = None,
+) -> JSONResponse:
+    """Take a zipped dataset; a job checks it. Poll the job, or prefer to wait."""
+    _require_zip_type(request)
+    async with received(request, resources.store, settings_of(request).max_upload_bytes, EXPECTED) as upload:
+        if len(upload.parts) != 1:
+            raise RequestError(f"{len(upload.parts)} files came; {EXPECTED.hint}")
+        archive = upload.parts[0].file
+        key = waiting.request_key(
+            idempotency_key, "POST /datasets", {"name": query.name, "sha256": archive.sha256}
+        )
+        submission = await run_in_threadpool(datasets.upload, resources, query.name, archive, key)
+
+    def view(session: Session, _job: JobStatus) -> Accepted:
+        found = datasets.find(session, submission.id)
+        return Accepted(
+            id=submission.id,
+            state=found.dataset.state,
+            job_id=submission.job_id,
+            links=_links(found, base),
+        )
+
+    return await waiting.respond(request, base, submission, view)
+
+
+@router.get("")
+def list_datasets(session: SessionDep, query: PageDep, base: BaseDep) -> DatasetPage:
+    """List datasets, newest first."""
+    page = datasets.read(session, query.request())
+    items = [DatasetSummary(**_summary(found, base)) for found in page.items]
+    return DatasetPage(items=items, next_cursor=page.next_cursor)
+
+
+@router.get("/{dataset_id}", dependencies=[NoQuery])
+def get_dataset(session: SessionDep, dataset_id: UUID, base: BaseDep) -> DatasetView:
+    """Read one dataset: its state, what is in it, and every problem."""
+    found = datasets.find(session, dataset_id)
+    description = found.description
+    return DatasetView(
+        **_summary(found, base),
+        labels=None if description is None else dict(description.labels),
+        channels=None if description is None else list(description.channels),
+        cases=[
+            CaseView(case=case.case_id, shape=case.shape, spacing=case.spacing)
+            for case in found.dataset.cases
+        ],
+        problems=found.dataset.problems,
+        job_id=found.job_id,
+    )
+
+
+@router.delete("/{dataset_id}", dependencies=[NoQuery], status_code=204)
+def delete_dataset(resources: ResourcesDep, dataset_id: UUID) -> None:
+    """Delete a dataset that nothing was made from."""
+    datasets.remove(resources, dataset_id)
+
+
+def _require_zip_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ZIP_TYPES | {"multipart/form-data"}:
+        raise UnsupportedMediaError(
+            f"a body of type {media_type or 'unknown'} is not taken; {EXPECTED.hint}"
+            " (curl: -H 'Content-Type: application/zip')"
+        )
+
+
+def _summary(found: DatasetStatus, base: str) -> dict[str, Any]:
+    dataset = found.dataset
+    return {
+        "id": dataset.id,
+        "name": dataset.name,
+        "version": dataset.version,
+        "state": dataset.state,
+        "case_count": found.case_count,
+        "problem_count": len(dataset.problems),
+        "created_at": dataset.created_at,
+        "links": _links(found, base),
+    }
+
+
+def _links(found: DatasetStatus, base: str) -> dict[str, str]:
+    return {
+        "self": f"{base}/datasets/{found.dataset.id}",
+        "job": f"{base}/jobs/{found.job_id}",
+        "train": f"{base}/train",
+    }

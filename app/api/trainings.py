@@ -1,0 +1,178 @@
+"""Routes of trainings: start, list, read with curves and scores."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.api import waiting
+from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, PageDep, ResourcesDep, SessionDep
+from app.api.jobs import JobView, ProgressView, view_of
+from app.api.waiting import Accepted
+from app.jobs import JobState, TrainingRequest
+from app.services import trainings
+from app.services.following import JobStatus
+from app.services.trainings import Curve, TrainingStatus
+
+router = APIRouter(tags=["trainings"])
+
+
+class EpochView(Body):
+    """What one epoch measured."""
+
+    job_id: UUID
+    configuration: str
+    fold: int | str
+    epoch: int
+    """Counts from 0."""
+    train_loss: float | None
+    validation_loss: float | None
+    pseudo_dice: dict[str, float | None]
+    """Per label or region, estimated on validation patches."""
+    mean_pseudo_dice: float | None
+    smoothed_pseudo_dice: float | None
+    learning_rate: float
+    seconds: float
+
+
+class ValidationView(Body):
+    """Dice per label of one validation case, segmented as a whole by a fold that never saw it."""
+
+    configuration: str
+    fold: int | str
+    case: str
+    dice: dict[str, float | None]
+
+
+class TrainingSummary(Body):
+    """A training in a list."""
+
+    id: UUID
+    name: str
+    state: JobState
+    dataset_id: UUID
+    job_id: UUID
+    model_id: UUID | None
+    mean_dice: float | None
+    """Over the validation cases; once the model is there."""
+    progress: ProgressView
+    created_at: datetime
+    links: dict[str, str]
+
+
+class TrainingView(TrainingSummary):
+    """One training with everything that it has measured so far."""
+
+    request: dict[str, Any]
+    """What was asked for, with the defaults filled in."""
+    configuration: str | None
+    """The one that was chosen, and why."""
+    reason: str | None
+    error: dict[str, Any] | None
+    jobs: list[JobView]
+    epochs: list[EpochView]
+    validation: list[ValidationView]
+
+
+class TrainingPage(Body):
+    """Some trainings, newest first."""
+
+    items: list[TrainingSummary]
+    next_cursor: str | None
+
+
+@router.post("/train", status_code=202, response_model=Accepted, dependencies=[NoQuery])
+async def start_training(
+    request: Request,
+    body: TrainingRequest,
+    resources: ResourcesDep,
+    base: BaseDep,
+    idempotency_key: IdempotencyDep = None,
+) -> JSONResponse:
+    """Plan, preprocess and train on a dataset; one job to follow has all the others as children."""
+    key = waiting.request_key(idempotency_key, "POST /train", {"body": body.model_dump_json()})
+    submission = await run_in_threadpool(trainings.start, resources, body, key)
+
+    def view(_session: Session, status: JobStatus) -> Accepted:
+        return Accepted(
+            id=submission.id,
+            state=status.job.state,
+            job_id=submission.job_id,
+            links=_links(submission.id, submission.job_id, None, base),
+            error=status.job.error,
+        )
+
+    return await waiting.respond(request, base, submission, view)
+
+
+@router.get("/trainings")
+def list_trainings(session: SessionDep, query: PageDep, base: BaseDep) -> TrainingPage:
+    """List trainings, newest first."""
+    page = trainings.read(session, query.request())
+    items = [TrainingSummary(**_summary(found, base)) for found in page.items]
+    return TrainingPage(items=items, next_cursor=page.next_cursor)
+
+
+@router.get("/trainings/{training_id}", dependencies=[NoQuery])
+def get_training(session: SessionDep, training_id: UUID, base: BaseDep) -> TrainingView:
+    """Read one training: jobs, curves, validation per case and label, the model."""
+    found = trainings.find(session, training_id)
+    curves = trainings.curves(session, found)
+    return TrainingView(
+        **_summary(found, base),
+        request=found.training.request,
+        configuration=None if found.model is None else found.model.configuration,
+        reason=None if found.model is None else found.model.reason,
+        error=found.status.job.error,
+        jobs=[view_of(child, base) for child in found.status.children],
+        epochs=[view for curve in curves for view in _epochs(curve)],
+        validation=[view for curve in curves for view in _validation(curve)],
+    )
+
+
+def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
+    training, job, model = found.training, found.status.job, found.model
+    model_id = None if model is None else model.id
+    return {
+        "id": training.id,
+        "name": training.name,
+        "state": job.state,
+        "dataset_id": training.dataset_id,
+        "job_id": job.id,
+        "model_id": model_id,
+        "mean_dice": None if model is None else model.mean_dice,
+        "progress": view_of(found.status, base).progress,
+        "created_at": training.created_at,
+        "links": _links(training.id, job.id, model_id, base),
+    }
+
+
+def _links(training_id: UUID, job_id: UUID, model_id: UUID | None, base: str) -> dict[str, str]:
+    links = {"self": f"{base}/trainings/{training_id}", "job": f"{base}/jobs/{job_id}"}
+    return links if model_id is None else {**links, "model": f"{base}/models/{model_id}"}
+
+
+def _epochs(curve: Curve) -> list[EpochView]:
+    payload = curve.job.payload or {}
+    return [
+        EpochView(job_id=curve.job.id, configuration=payload["configuration"], fold=payload["fold"], **record)
+        for record in curve.epochs
+    ]
+
+
+def _validation(curve: Curve) -> list[ValidationView]:
+    if curve.result is None:
+        return []
+    return [
+        ValidationView(
+            configuration=curve.result.configuration,
+            fold=curve.result.fold,
+            case=score.case,
+            dice=score.dice,
+        )
+        for score in curve.result.validation
+    ]
