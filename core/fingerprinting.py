@@ -63,13 +63,17 @@ class CaseMeasurements:
     """One per channel."""
 
 
-def fingerprint_dataset(raw: Path, observer: Observer, workers: int) -> Fingerprint:
+def fingerprint_dataset(
+    raw: Path, observer: Observer, workers: int, samples: int = TOTAL_SAMPLES
+) -> Fingerprint:
     """Measure a dataset.
 
     Args:
         raw: The dataset folder, checked by `core.io.cases.verify_dataset`.
         observer: Told of every case; may ask to stop.
         workers: Cases measured at the same time.
+        samples: Foreground voxels drawn per channel over all cases; another number than the method's is for
+            tests.
 
     Raises:
         DatasetError: There is no case, a case lacks a file, or no label file marks anything.
@@ -85,16 +89,17 @@ def fingerprint_dataset(raw: Path, observer: Observer, workers: int) -> Fingerpr
     if not examples:
         raise DatasetError("the dataset has no training case; add images to imagesTr")
     reader = choose_reader(description, examples[0])
-    measure = partial(measure_case, reader=reader, draws=TOTAL_SAMPLES // len(cases))
+    draws = samples // len(cases)
+    measure = partial(measure_case, reader=reader, channels=len(description.channels), draws=draws)
     measured = map_cases(measure, cases, Stage("fingerprint", observer, workers))
     channels = list(zip(*(case.samples for case in measured), strict=True))
-    if not any(samples.count for channel in channels for samples in channel):
+    if not any(case.count for channel in channels for case in channel):
         raise DatasetError(
             "no label file marks anything, so intensities of the foreground cannot be measured; add labels"
         )
     return Fingerprint(
         foreground_intensity_properties_per_channel={
-            str(number): intensity_properties(samples) for number, samples in enumerate(channels)
+            str(number): intensity_properties(channel) for number, channel in enumerate(channels)
         },
         median_relative_size_after_cropping=float(np.median([case.relative_size for case in measured])),
         shapes_after_crop=tuple(case.shape_after_crop for case in measured),
@@ -102,17 +107,18 @@ def fingerprint_dataset(raw: Path, observer: Observer, workers: int) -> Fingerpr
     )
 
 
-def measure_case(case: CaseFiles, reader: str, draws: int) -> CaseMeasurements:
+def measure_case(case: CaseFiles, reader: str, channels: int, draws: int) -> CaseMeasurements:
     """Read one case, crop it, and draw intensities of its foreground.
 
     Args:
         case: Its files.
         reader: A name in READERS.
+        channels: How many the image must have.
         draws: How many foreground voxels to draw per channel.
 
     Raises:
         DatasetError: The case has no label file.
-        ImageError: A file cannot be read, or image and label differ in shape.
+        ImageError: A file cannot be read, channels are missing, or image and label differ in shape.
 
     Source:
         Engine specification A 3.1.
@@ -120,6 +126,12 @@ def measure_case(case: CaseFiles, reader: str, draws: int) -> CaseMeasurements:
     if case.label is None:
         raise DatasetError(f"case {case.case_id} has no label file; add it to labelsTr", case=case.case_id)
     image = read_image(case.images, reader)
+    if len(image.voxels_czyx) != channels:
+        raise ImageError(
+            f"case {case.case_id} has {len(image.voxels_czyx)} channels, but dataset.json names {channels}; add "
+            "the missing files or correct channel_names",
+            case=case.case_id,
+        )
     labels_zyx = read_labels(case.label, reader).labels_zyx
     if labels_zyx.shape != image.shape:
         raise ImageError(
