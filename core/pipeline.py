@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
@@ -17,9 +16,17 @@ from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
-from core.errors import CancelledError
 from core.io.case_store import CaseStore
-from core.io.cases import CaseFiles, Verification, find_cases, find_images, read_description, verify_dataset
+from core.io.cases import (
+    CaseFiles,
+    Stage,
+    Verification,
+    find_cases,
+    find_images,
+    map_cases,
+    read_description,
+    verify_dataset,
+)
 from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
 
 if TYPE_CHECKING:
@@ -164,13 +171,8 @@ def preprocess(
         reference = None if case.label is None else read_labels(case.label, reader).labels_zyx
         store.save(case.case_id, preprocess_case(image, reference, made, chosen, labels))
 
-    cases = find_cases(raw, description)
-    with ThreadPoolExecutor(workers or default_workers()) as pool:
-        futures = [pool.submit(one, case) for case in cases]
-        try:
-            _follow(futures, observer)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    stage = Stage("preprocess", observer, workers or default_workers())
+    map_cases(one, find_cases(raw, description), stage)
     return store
 
 
@@ -190,7 +192,7 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
     from core.training.loop import FoldSetup, train_fold
-    from core.training.patches import mirror_axes
+    from core.training.spatial import mirror_axes
     from core.training.splits import read_splits, split_of
 
     description = read_description(order.raw)
@@ -222,7 +224,7 @@ def validate(
     Source:
         Engine specification B 1.13.
     """
-    from core.evaluation.evaluate import SUMMARY_FILE, FilePair, evaluate_files, write_report
+    from core.evaluation.evaluate import FilePair, evaluate_files, write_summary
     from core.inference.model import load_model
     from core.inference.predict import predict_preprocessed
 
@@ -244,7 +246,7 @@ def validate(
         if reference is not None:
             pairs.append(FilePair(target, reference))
     report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, _Quiet(observer))
-    write_report(report, folder / SUMMARY_FILE)
+    write_summary(report, folder)
     observer.report(Progress(stage="validate", done=len(case_ids), total=len(case_ids)))
     return report
 
@@ -348,13 +350,13 @@ def evaluate(
         DatasetError: The files of the two folders do not match.
         ImageError: A file cannot be read, or shapes differ.
     """
-    from core.evaluation.evaluate import evaluate_folder, write_report
+    from core.evaluation.evaluate import evaluate_folder
 
     example = next(iter(sorted(references.glob(f"*{description.file_ending}"))), references)
     reader = choose_reader(description, example)
     report = evaluate_folder(predictions, references, description, reader, observer)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_report(report, out)
+    write_json(out, report.to_json(), sort_keys=True)
     return report
 
 
@@ -384,15 +386,6 @@ class _Quiet:
 
     def record_epoch(self, epoch: Any) -> None:
         """Ignore the epoch."""
-
-
-def _follow(futures: Sequence[Future[None]], observer: Observer) -> None:
-    """Wait for cases to be preprocessed, until one fails or the observer asks to stop."""
-    for done, future in enumerate(as_completed(futures), start=1):
-        future.result()
-        observer.report(Progress(stage="preprocess", done=done, total=len(futures)))
-        if observer.stop_requested():
-            raise CancelledError(f"preprocessing stopped after {done} of {len(futures)} cases")
 
 
 def _reader(raw: Path, description: DatasetDescription) -> str:

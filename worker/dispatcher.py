@@ -1,5 +1,6 @@
 """Laptop mode: poll the job table for some lanes, run what is there, take back what others left."""
 
+import argparse
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Collection
 from uuid import uuid4
 
+from app import log as logs
 from app.db.base import open_engine, open_sessions, transaction
 from app.jobs import Lane as LaneName
 from app.services import jobs
@@ -18,6 +20,19 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 5.0
 """Between two looks for jobs whose worker is gone."""
+
+
+def main() -> None:
+    """Work on the lanes of the command line, with the settings of the environment."""
+    parser = argparse.ArgumentParser(description="Run the jobs of some lanes.")
+    parser.add_argument("--lanes", required=True, help="cpu, train, predict; comma separated")
+    lanes = parser.parse_args().lanes.split(",")
+    unknown = set(lanes) - set(LaneName)
+    if unknown:
+        parser.error(f"there is no lane {', '.join(sorted(unknown))}; choose among {', '.join(LaneName)}")
+    settings = Settings()
+    logs.configure(settings.log_format, settings.log_level)
+    run(settings, [LaneName(lane) for lane in lanes])
 
 
 def run(settings: Settings, lanes: Collection[LaneName]) -> None:
@@ -57,3 +72,7 @@ def _loop(lane: Lane, lanes: Collection[LaneName]) -> None:
             lane.leaving.wait(lane.settings.poll_seconds)
         else:
             run_job(lane, claim)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
 from core.domain.record import Record, write_json
 from core.domain.report import EvaluationReport
-from core.errors import PlanError
+from core.errors import DatasetError, PlanError
 from worker.archive import ArchiveError
 from worker.observer import Message
 from worker.workspace import Workspace, build_once, fold_folder, link_or_copy
@@ -85,12 +85,12 @@ def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> 
     """Unpack an archive and verify the dataset in it; what is wrong is a finding, not an error."""
     try:
         raw = workspace.raw_dataset(payload.archive)
-    except ArchiveError as error:
+        found = pipeline.verify(raw, observer)
+    except (ArchiveError, DatasetError) as error:
         problem = DatasetProblem(case=None, kind=error.kind, message=error.message)
         return IngestResult(description={}, reader=None, cases=(), problems=(problem,))
-    found = pipeline.verify(raw, observer)
     return IngestResult(
-        description={} if found.description is None else found.description.to_json(),
+        description=found.description.to_json(),
         reader=found.reader,
         cases=tuple(CaseSummary(case=c.case_id, shape=c.shape, spacing=c.spacing) for c in found.cases),
         problems=found.problems,
@@ -193,7 +193,8 @@ def predict(
             link_or_copy(workspace.store.path(ref), channel)
             channels.append(channel)
         segmentation = f"segmentation{payload.file_ending}"
-        targets = pipeline.PredictionFiles(outbox / segmentation, outbox / "preview.png")
+        preview = outbox / "preview.png"
+        targets = pipeline.PredictionFiles(outbox / segmentation, preview)
         done = pipeline.predict_files(model, channels, targets, observer)
         result = PredictResult(
             files={},
@@ -208,7 +209,7 @@ def predict(
                 "versions": _versions(),
             },
         )
-        return _message(result, {segmentation: targets.segmentation, "preview.png": targets.preview})
+        return _message(result, {segmentation: targets.segmentation, "preview.png": preview})
 
 
 def _message(result: Record, files: Files | None = None) -> Message:

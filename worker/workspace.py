@@ -94,7 +94,7 @@ class Workspace:
                     raise StoreError(f"the stored object {ref.key} is damaged; restore it from a backup")
 
 
-def build_once(target: Path, build: Callable[[Path], None]) -> None:
+def build_once(target: Path, build: Callable[[Path], object]) -> None:
     """Make a folder unless it is there; processes that want the same one wait for each other.
 
     Args:

@@ -103,6 +103,29 @@ def find_cases(raw: Path, description: DatasetDescription) -> tuple[CaseFiles, .
     return _listing(raw, description).cases
 
 
+def find_images(folder: Path, description: DatasetDescription) -> tuple[CaseFiles, ...]:
+    """Find the cases of a folder of images without references, as prediction takes them.
+
+    Files end as the dataset's do or, if none does, in any other ending that can be read.
+
+    Raises:
+        DatasetError: There is no such folder, or no image in it follows the naming `CASE_0000<ending>`.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"there is no folder {folder}")
+    for ending in (description.file_ending, *known_endings()):
+        images, _ = _list_images(folder, ending)
+        if images:
+            return tuple(
+                CaseFiles(case_id, tuple(channels[number] for number in sorted(channels)), None)
+                for case_id, channels in sorted(images.items())
+            )
+    raise DatasetError(
+        f"{folder} holds no image named CASE_0000{description.file_ending}; name the files of a case "
+        "CASE_0000, CASE_0001, … in the order of the channels"
+    )
+
+
 def verify_dataset(raw: Path, observer: Observer, workers: int | None = None) -> Verification:
     """Check a dataset: every problem of every case at once.
 
