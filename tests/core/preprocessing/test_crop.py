@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
@@ -17,6 +17,7 @@ from core.preprocessing.crop import (
 )
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7))
+UNHURRIED = settings(deadline=None)
 
 
 def shell(size: int = 5) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -79,6 +80,7 @@ def test_a_label_outside_the_mask_stays() -> None:
     assert crop.labels_zyx.tolist() == [[[3, -1], [0, 0]], [[0, 0], [0, 0]]]
 
 
+@UNHURRIED
 @given(MASKS)
 def test_holes_and_box_are_those_of_the_definition(mask_zyx: BoolArray) -> None:
     voxels_czyx = mask_zyx[np.newaxis].astype(np.float32)
@@ -92,6 +94,7 @@ def test_holes_and_box_are_those_of_the_definition(mask_zyx: BoolArray) -> None:
     assert not filled_zyx[outside_zyx].any()
 
 
+@UNHURRIED
 @given(MASKS)
 def test_there_and_back_loses_only_what_was_cut_away(mask_zyx: BoolArray) -> None:
     labels_zyx = mask_zyx.astype(np.uint8)
