@@ -138,7 +138,9 @@ def _with_jobs(session: Session, datasets: Sequence[Dataset]) -> list[DatasetSta
             select(DatasetCase.dataset_id, func.count())
             .where(DatasetCase.dataset_id.in_(ids))
             .group_by(DatasetCase.dataset_id)
-        ).tuples()
+        )
+        .tuples()
+        .all()
     )
     return [DatasetStatus(one, job_ids[one.id], counts.get(one.id, 0)) for one in datasets]
 
