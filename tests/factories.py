@@ -131,7 +131,7 @@ def write_array(voxels_zyx: npt.NDArray[np.generic], path: Path, recipe: Recipe 
     if path.suffix in {".png", ".bmp"} or (path.suffix == ".tif" and voxels_zyx.shape[0] == 1):
         _write_natural(voxels_zyx[0, ..., None], path)
     elif path.suffix in {".tif", ".tiff"}:
-        tifffile.imwrite(path, voxels_zyx, compression="zlib")
+        tifffile.imwrite(path, voxels_zyx, compression="zlib", photometric="minisblack")
         stem = path.stem[:-5] if path.parent.name.startswith("images") else path.stem
         path.with_name(f"{stem}.json").write_text(json.dumps({"spacing": recipe.spacing}))
     else:

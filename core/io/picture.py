@@ -5,8 +5,10 @@ import logging
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import tifffile
@@ -240,36 +242,38 @@ def _require_all_strips(file: tifffile.TiffFile, path: Path) -> None:
             )
 
 
-def _tiff(path: Path) -> tifffile.TiffFile:
+@contextmanager
+def _tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF; voxels are decoded later."""
-    try:
-        _require_all_pages(path)
-        file = tifffile.TiffFile(path)
-        has_series = bool(file.series)
-    except TIFF_ERRORS as error:
-        raise ImageError(
-            f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
-        ) from error
-    if not has_series:
-        raise ImageError(f"{path.name} holds no image", file=path.name)
-    return file
+    with path.open("rb") as stream:
+        try:
+            _require_all_pages(stream)
+            stream.seek(0)
+            file = tifffile.TiffFile(stream)
+            has_series = bool(file.series)
+        except TIFF_ERRORS as error:
+            raise ImageError(
+                f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
+            ) from error
+        if not has_series:
+            raise ImageError(f"{path.name} holds no image", file=path.name)
+        yield file
 
 
-def _require_all_pages(path: Path) -> None:
+def _require_all_pages(file: BinaryIO) -> None:
     """Follow the chain of pages to its end; where it breaks, the rest would silently be left out."""
-    with path.open("rb") as file:
-        order = {b"II": "<", b"MM": ">"}[file.read(2)]
-        form, at, count_form, entry_bytes = TIFF_LAYOUTS[struct.unpack(order + "H", file.read(2))[0]]
-        count_bytes, offset_bytes = struct.calcsize(count_form), struct.calcsize(form)
-        seen: set[int] = set()
-        file.seek(at)
-        while offset := struct.unpack(order + form, file.read(offset_bytes))[0]:
-            if offset in seen:
-                raise ValueError("the pages form a circle")
-            seen.add(offset)
-            file.seek(offset)
-            entries = struct.unpack(order + count_form, file.read(count_bytes))[0]
-            file.seek(offset + count_bytes + entries * entry_bytes)
+    order = {b"II": "<", b"MM": ">"}[file.read(2)]
+    form, at, count_form, entry_bytes = TIFF_LAYOUTS[struct.unpack(order + "H", file.read(2))[0]]
+    count_bytes, offset_bytes = struct.calcsize(count_form), struct.calcsize(form)
+    seen: set[int] = set()
+    file.seek(at)
+    while offset := struct.unpack(order + form, file.read(offset_bytes))[0]:
+        if offset in seen:
+            raise ValueError("the pages form a circle")
+        seen.add(offset)
+        file.seek(offset)
+        entries = struct.unpack(order + count_form, file.read(count_bytes))[0]
+        file.seek(offset + count_bytes + entries * entry_bytes)
 
 
 def _side_car_spacing(path: Path) -> Spacing | None:
