@@ -4,9 +4,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
+from core.domain.dataset import CaseId
 from core.domain.plan import ConfigurationName
 from core.domain.record import Record, describe, parse_json
-from core.domain.training import Fold
+from core.domain.training import Fold, TrainingSettings
 from core.errors import ModelError
 
 MODEL_FILE = "model.json"
@@ -15,8 +16,18 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 """The weights' name in the folder of a fold."""
 
+FOLD_FILE = "fold.json"
+"""What is known of a fold's training, beside its weights."""
+
+EPOCHS_FILE = "epochs.jsonl"
+"""One epoch record per line, beside a fold's weights."""
+
 MODEL_VERSION = 1
 """Version of model.json that this code writes, and the newest that it reads."""
+
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+"""Number format in which the network computes."""
 
 
 class ModelRecord(Record):
@@ -49,13 +60,25 @@ class ModelRecord(Record):
             raise ModelError(f"{MODEL_FILE} cannot be used: {describe(error)}") from error
 
 
+class FoldRecord(Record):
+    """fold.json: how the weights beside it came about."""
+
+    version: Literal[1] = 1
+    training_cases: tuple[CaseId, ...]
+    validation_cases: tuple[CaseId, ...]
+    settings: TrainingSettings
+    precision: PrecisionName
+    """Number format in which the network was trained; the weights are float32."""
+    device: str
+    """Kind of device: cpu, cuda."""
+    torch_version: str
+    smoothed_pseudo_dice: float | None
+    """Of the last epoch."""
+
+
 def fold_name(fold: Fold) -> str:
     """Name the folder of a fold: `fold_0`, `fold_all`."""
     return f"fold_{fold}"
-
-
-PrecisionName = Literal["fp32", "bf16", "fp16"]
-"""Number format in which the network computes."""
 
 
 class PredictionOptions(Record):

@@ -1,0 +1,213 @@
+"""The state of a training on disk: weights and momentum as safetensors, the rest as JSON; never pickled code."""
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.domain.model import PrecisionName
+from core.domain.record import Record, describe
+from core.domain.training import EpochRecord, TrainingSettings
+from core.errors import TrainingError
+from core.training.step import TrainingState
+
+log = logging.getLogger(__name__)
+
+LATEST = "checkpoint.safetensors"
+"""The state after the last finished epoch."""
+
+PREVIOUS = "checkpoint_previous.safetensors"
+"""The state one epoch earlier, for the case that the latest is damaged."""
+
+VERSION = 1
+"""Of the file that this code writes, and the newest that it reads."""
+
+STATE_KEY = "state"
+"""Where the JSON state stands in the file's header."""
+
+NETWORK, MOMENTUM = "network.", "momentum."
+"""Prefixes of tensor names."""
+
+
+class CheckpointRecord(Record):
+    """What of a training's state is no tensor."""
+
+    version: Literal[1] = 1
+    settings: TrainingSettings
+    precision: PrecisionName
+    scaler: dict[str, int | float] | None
+    """State of the gradient scaler, where there is one."""
+    epochs: tuple[EpochRecord, ...]
+    """All finished epochs; the next one is their number."""
+    checksum: int
+    """CRC-32 over the tensors, ordered by name."""
+
+
+class _DamagedError(Exception):
+    """The file is not what was written."""
+
+
+def save(state: TrainingState, settings: TrainingSettings, folder: Path) -> None:
+    """Write the state after an epoch; whatever happens meanwhile, a complete checkpoint is on disk.
+
+    Args:
+        state: Of the training.
+        settings: Of the training; one with others does not go on from here.
+        folder: Of the fold.
+    """
+    tensors = _tensors(state)
+    record = CheckpointRecord(
+        settings=settings,
+        precision=state.precision,
+        scaler=None if state.scaler is None else state.scaler.state_dict(),
+        epochs=tuple(state.epochs),
+        checksum=_checksum(tensors),
+    )
+    latest = folder / LATEST
+    partial = _write(tensors, latest, {STATE_KEY: record.model_dump_json()})
+    if latest.exists():
+        latest.replace(folder / PREVIOUS)
+    partial.replace(latest)
+    _flush(folder)
+
+
+def save_weights(state: TrainingState, path: Path) -> None:
+    """Write the network's weights alone, float32 under canonical names, whole or not at all."""
+    weights = {name: _on_disk(tensor) for name, tensor in state.network.state_dict().items()}
+    _write(weights, path, {}).replace(path)
+    _flush(path.parent)
+
+
+def forget_previous(folder: Path) -> None:
+    """Delete the checkpoint before the last; the last one stays."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> Path:
+    """Write a file under a temporary name and return that."""
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, header)
+    _flush(partial)
+    return partial
+
+
+def read(folder: Path) -> tuple[CheckpointRecord, dict[str, Tensor]] | None:
+    """Read the latest checkpoint, or the one before if that is damaged.
+
+    Returns:
+        State and tensors; None where nothing was saved yet.
+
+    Raises:
+        TrainingError: Every checkpoint is damaged, or was written by a newer version.
+    """
+    candidates = [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()]
+    for path in candidates:
+        try:
+            return _read(path)
+        except _DamagedError as damage:
+            log.warning("checkpoint is damaged", extra={"file": path.name, "reason": str(damage)})
+    if candidates:
+        raise TrainingError(
+            f"no checkpoint in {folder.name} can be read, so the training cannot go on; start it anew",
+            files=[path.name for path in candidates],
+        )
+    return None
+
+
+def restore(state: TrainingState, record: CheckpointRecord, tensors: Mapping[str, Tensor]) -> None:
+    """Bring a fresh state to where a checkpoint stands.
+
+    Raises:
+        TrainingError: The checkpoint is that of another network.
+    """
+    own, found = state.network.state_dict(), _under(NETWORK, tensors)
+    if {name: tensor.shape for name, tensor in own.items()} != {
+        name: tensor.shape for name, tensor in found.items()
+    }:
+        raise TrainingError(
+            "the checkpoint belongs to another network than the plan's; start the training anew"
+        )
+    state.network.load_state_dict(found)
+    parameters = dict(state.network.named_parameters())
+    for name, momentum in _under(MOMENTUM, tensors).items():
+        state.optimizer.state[parameters[name]]["momentum_buffer"] = momentum.to(state.device)
+    if state.scaler is not None and record.scaler is not None:
+        state.scaler.load_state_dict(record.scaler)
+    state.epochs[:] = record.epochs
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name begins so, without that."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return weights and momentum by name; a weight that was never updated has no momentum."""
+    tensors = {NETWORK + name: _on_disk(tensor) for name, tensor in state.network.state_dict().items()}
+    for name, parameter in state.network.named_parameters():
+        momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[MOMENTUM + name] = _on_disk(momentum)
+    return tensors
+
+
+def _on_disk(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is written."""
+    return tensor.detach().cpu().contiguous()
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Return the CRC-32 of all tensors, ordered by name."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(memoryview(tensors[name].flatten().view(torch.uint8).numpy()), value)
+    return value
+
+
+def _read(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
+    """Read and check one file.
+
+    Raises:
+        _DamagedError: It is not what was written.
+        TrainingError: A newer version wrote it.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            values = json.loads((file.metadata() or {})[STATE_KEY])
+            _require_known_version(values, path)
+            record = CheckpointRecord.model_validate(values)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except ValidationError as error:
+        raise _DamagedError(describe(error)) from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _DamagedError(str(error)) from error
+    if _checksum(tensors) != record.checksum:
+        raise _DamagedError("its tensors are not those that were written")
+    return record, tensors
+
+
+def _require_known_version(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse what a newer version of this software wrote."""
+    version = values.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise TrainingError(
+            f"{path.name} has version {version}, this software reads up to {VERSION}; update it"
+        )
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file's content, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
