@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -18,7 +19,7 @@ from core.domain.fingerprint import Fingerprint
 from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import Progress
-from core.domain.record import parse_json
+from core.domain.record import describe, parse_json
 from core.domain.training import EpochRecord, Fold, TrainingSettings
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
 
@@ -35,6 +36,8 @@ Out = Annotated[Path, typer.Option(help="Where the result goes.")]
 Plans = Annotated[Path, typer.Option(help="plans.json")]
 Configuration = Annotated[str, typer.Option(help="2d, 3d_fullres, or another one of the plans.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; by default one per core.", min=1)]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of the arithmetic.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
 
 
 class BarObserver:
@@ -164,8 +167,8 @@ def train(
     preprocessed: Annotated[
         Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train one configuration on one fold, then segment and score its validation cases."""
     from core import pipeline
@@ -200,8 +203,8 @@ def predict(
     folds: Annotated[str | None, typer.Option(help="0,1,… ; by default all that the model has.")] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring")] = False,  # noqa: FBT002 - a switch
     step_size: Annotated[float, typer.Option(min=0.05, max=1)] = 0.5,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
 ) -> None:
     """Segment every image of a folder."""
     from core import pipeline
@@ -266,14 +269,21 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _refuse(sentence: str) -> int:
+    """Say what is wrong; return the exit status."""
+    console.print(sentence, style="bold red", markup=False, highlight=False)
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a user's mistake ends in one sentence and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         outcome: Any = verbs(arguments, standalone_mode=False)
     except DomainError as error:
-        console.print(error.message, style="bold red", markup=False, highlight=False)
-        return 1
+        return _refuse(error.message)
+    except ValidationError as error:
+        return _refuse(f"this cannot be used: {describe(error)}")
     except typer.Abort:
         return 130
     except Exception as error:

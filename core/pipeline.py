@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.fingerprint import Fingerprint
@@ -59,7 +59,7 @@ class TrainOrder:
     """Model folder; an interrupted training in it goes on."""
     preprocessed: Path | None = None
     """Preprocessed cases; made in the model folder if not given."""
-    precision: PrecisionName | str = "auto"
+    precision: PrecisionName | Literal["auto"] = "auto"
     device: str = "auto"
     threads: int | None = None
 
@@ -211,6 +211,8 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         labels=description.label_set(),
         settings=order.settings,
         folder=order.model / fold_name(order.fold),
+        device=order.device,
+        precision=order.precision,
     )
     train_fold(setup, observer)
     return validate(order, split.val, store, observer)
@@ -232,9 +234,7 @@ def validate(
     references = {case.case_id: case.label for case in find_cases(order.raw, description)}
     folder = order.model / fold_name(order.fold) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
-    options = PredictionOptions.model_validate(
-        {"folds": (order.fold,), "precision": order.precision, "device": order.device}
-    )
+    options = PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)
     model = load_model(order.model, options)
     pairs = []
     for done, case_id in enumerate(case_ids):

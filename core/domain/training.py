@@ -1,14 +1,18 @@
 """Settings of a training, cross-validation splits, and what one epoch leaves behind."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.domain.dataset import CaseId
 from core.domain.record import Record, SharedRecord
 
 Fold = int | Literal["all"]
 """Which split of the cross-validation; `all` trains on every case."""
+
+
+VALIDATION_SHARE = 5
+"""One iteration of validation for so many of training: 50 for the default 250 (Engine specification B 1.1)."""
 
 
 class TrainingSettings(Record):
@@ -21,6 +25,7 @@ class TrainingSettings(Record):
     epochs: int = Field(default=1000, ge=1)
     iterations_per_epoch: int = Field(default=250, ge=1)
     validation_iterations_per_epoch: int = Field(default=50, ge=1)
+    """A fifth of `iterations_per_epoch` where it is not given."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     initial_learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
@@ -28,6 +33,19 @@ class TrainingSettings(Record):
     gradient_norm_limit: float = Field(default=12.0, gt=0)
     foreground_share: float = Field(default=0.33, ge=0, le=1)
     """Share of each batch whose patch is centred on a foreground voxel."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validate_in_proportion(cls, values: Any) -> Any:
+        """Let validation shrink with the epoch, so that a short training is not mostly validation."""
+        if isinstance(values, dict) and "validation_iterations_per_epoch" not in values:
+            iterations = values.get("iterations_per_epoch")
+            if isinstance(iterations, int):
+                return {
+                    **values,
+                    "validation_iterations_per_epoch": max(1, iterations // VALIDATION_SHARE),
+                }
+        return values
 
 
 class Split(SharedRecord):
