@@ -30,6 +30,8 @@ FolderOption = Annotated[
 ]
 LanesOption = Annotated[str, typer.Option(help="Whose jobs to run, comma separated: cpu, train, predict.")]
 
+ALL_LANES = ",".join(Lane)
+
 
 @main.command()
 def up(host: HostOption = None, port: PortOption = None, data_dir: FolderOption = None) -> None:
@@ -54,7 +56,7 @@ def api(host: HostOption = None, port: PortOption = None, data_dir: FolderOption
 
 
 @main.command()
-def worker(lanes: LanesOption = ",".join(Lane), data_dir: FolderOption = None) -> None:
+def worker(lanes: LanesOption = ALL_LANES, data_dir: FolderOption = None) -> None:
     """Run jobs of some lanes, one at a time."""
     with _plain_errors():
         _become(_worker_command(lanes), _settings(data_dir=data_dir))

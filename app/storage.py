@@ -68,7 +68,9 @@ class Incoming:
             self._file.write(chunk)
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Bring everything to the disk; nothing more can be written."""
+        if self._file.closed:
+            return
         with room_on_disk():
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -64,15 +64,6 @@ class PredictQuery(Body):
     model: UUID | None = None
 
 
-class VolumeView(Body):
-    """How much of one label there is."""
-
-    label: int
-    name: str
-    voxels: int
-    millilitres: float
-
-
 class PredictionView(Body):
     """One prediction and what came of it."""
 
@@ -82,7 +73,8 @@ class PredictionView(Body):
     model_id: UUID
     file_ending: str
     """Of the image, and of the segmentation."""
-    volumes: list[VolumeView] | None
+    volumes: dict[str, float] | None
+    """Millilitres per label or region; empty for a 2D image."""
     timings: dict[str, float] | None
     """Seconds per stage."""
     provenance: dict[str, Any] | None
@@ -261,9 +253,7 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
         job_id=job.id,
         model_id=prediction.model_id,
         file_ending=prediction.file_ending,
-        volumes=None
-        if prediction.volumes is None
-        else [VolumeView.model_validate(volume) for volume in prediction.volumes],
+        volumes=prediction.volumes,
         timings=prediction.timings,
         provenance=prediction.provenance,
         progress=view_of(found.status, base).progress,

@@ -49,6 +49,7 @@ def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey |
         DatasetError: It is no zip archive.
         RequestError: The key came with another request before.
     """
+    archive.close()
     require_zip(archive.path, archive.head)
     dataset_id = uuid4()
     ref = resources.store.adopt(f"datasets/{dataset_id}/archive.zip", archive)

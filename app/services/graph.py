@@ -178,7 +178,7 @@ def _settle_parent(session: Session, parent_id: UUID) -> None:
     session.flush()
     parent = session.get_one(Job, parent_id, populate_existing=True)
     children = list(
-        session.scalars(select(Job).where(Job.parent_id == parent_id).order_by(Job.finished_at, Job.id))
+        session.scalars(select(Job).where(Job.parent_id == parent_id).order_by(Job.created_at, Job.id))
     )
     if parent.state in FINAL_STATES or any(one.state not in FINAL_STATES for one in children):
         return

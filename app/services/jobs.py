@@ -166,7 +166,10 @@ def canceled(session: Session, claim: Claim) -> None:
         LeaseLostError: The job is no longer this worker's.
         ConflictError: Nobody asked; hand the job back instead.
     """
-    _end(session, _hold(session, claim), JobState.CANCELED, _canceled_by_request())
+    job = _hold(session, claim)
+    if job.state is not JobState.CANCELING:
+        raise ConflictError("nobody asked to cancel this job; hand it back instead", job_id=str(job.id))
+    _end(session, job, JobState.CANCELED, _canceled_by_request())
 
 
 def give_back(session: Session, claim: Claim, reason: str, *, crashed: bool = True) -> None:

@@ -1,0 +1,260 @@
+"""Plays clients and workers on the real tables: uploads, claims, and ends of jobs with typical results."""
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+
+from app.db.base import Sessions, transaction
+from app.db.clock import clock
+from app.db.models import Dataset, Job
+from app.jobs import (
+    CaseSummary,
+    IngestResult,
+    JobKind,
+    JobState,
+    Lane,
+    ObjectRef,
+    PlanPayload,
+    PlanResult,
+    PredictPayload,
+    PredictResult,
+    PreprocessResult,
+    SelectResult,
+    TrainingRequest,
+    TrainPayload,
+    TrainResult,
+    ValidationScore,
+)
+from app.services import datasets, jobs, predictions, trainings
+from app.services.jobs import Claim
+from app.services.resources import Resources, Submission
+from app.storage import Incoming
+from core.domain.dataset import DatasetProblem
+from core.domain.record import Record
+from core.domain.training import EpochRecord
+
+DESCRIPTION = {
+    "channel_names": {"0": "MRI"},
+    "labels": {"background": 0, "hippocampus": 1},
+    "numTraining": 6,
+    "file_ending": ".nii.gz",
+}
+
+NIFTI = (b"\x5c\x01\x00\x00" + bytes(340) + b"n+1\x00" + bytes(100), ".nii")
+"""Bytes that begin as a NIfTI file does; only a worker would look further."""
+
+LEASE_SECONDS = 30.0
+
+
+def zip_bytes(names: Sequence[str] = ("dataset.json",)) -> bytes:
+    """Return a small zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "{}")
+    return buffer.getvalue()
+
+
+def incoming(resources: Resources, content: bytes) -> Incoming:
+    """Return received bytes."""
+    file = resources.store.receive(10**9)
+    file.write(content)
+    return file
+
+
+def upload(resources: Resources, name: str = "Hippocampus") -> Submission:
+    """Send a dataset."""
+    return datasets.upload(resources, name, incoming(resources, zip_bytes()), None)
+
+
+def ready_dataset(resources: Resources, cases: int = 6) -> UUID:
+    """Send a dataset and play its check."""
+    submission = upload(resources)
+    finish(resources.sessions, claim(resources.sessions), ingest_result(cases))
+    return submission.id
+
+
+def training(resources: Resources, dataset_id: UUID, **request: Any) -> Submission:
+    """Ask for a training."""
+    wanted = TrainingRequest.model_validate({"dataset_id": dataset_id, **request})
+    return trainings.start(resources, wanted, None)
+
+
+def model(resources: Resources) -> UUID:
+    """Train a model from beginning to end."""
+    submission = training(resources, ready_dataset(resources), folds=["all"])
+    play_all(resources.sessions)
+    with transaction(resources.readers) as session:
+        found = trainings.find(session, submission.id)
+    assert found.model is not None
+    return found.model.id
+
+
+def prediction(resources: Resources, model_id: UUID) -> Submission:
+    """Ask for a segmentation."""
+    content, ending = NIFTI
+    return predictions.submit(resources, model_id, [incoming(resources, content)], ending, None)
+
+
+def claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim:
+    """Take the next job; there must be one."""
+    taken = try_claim(sessions, lanes)
+    assert taken is not None
+    return taken
+
+
+def try_claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim | None:
+    """Take the next job, if there is one."""
+    with transaction(sessions) as session:
+        return jobs.claim(session, lanes, "a worker", LEASE_SECONDS)
+
+
+def finish(sessions: Sessions, taken: Claim, result: Record | None = None) -> None:
+    """End a job well."""
+    with transaction(sessions) as session:
+        jobs.succeed(session, taken, result or typical_result(taken))
+
+
+def fail(sessions: Sessions, taken: Claim, detail: str = "case 7 has no label") -> None:
+    """End a job badly."""
+    with transaction(sessions) as session:
+        jobs.fail(
+            session, taken, {"type": "urn:x", "title": "X", "detail": detail, "code": "invalid-dataset"}
+        )
+
+
+def play_all(sessions: Sessions) -> list[Claim]:
+    """Claim and finish everything there is; return what was claimed."""
+    played = []
+    while (taken := try_claim(sessions)) is not None:
+        finish(sessions, taken)
+        played.append(taken)
+    return played
+
+
+def let_leases_run_out(sessions: Sessions) -> None:
+    """Do what thirty seconds of silence do."""
+    with transaction(sessions) as session:
+        session.execute(
+            update(Job).where(Job.lease_expires_at.is_not(None)).values(lease_expires_at=clock(-1))
+        )
+
+
+def states(sessions: Sessions) -> dict[JobKind, list[JobState]]:
+    """Return the states of all jobs by kind, in the order of the jobs."""
+    found: dict[JobKind, list[JobState]] = {}
+    with transaction(sessions) as session:
+        for job in session.scalars(select(Job).order_by(Job.created_at, Job.id)):
+            found.setdefault(job.kind, []).append(job.state)
+    return found
+
+
+def job_row(sessions: Sessions, job_id: UUID) -> Job:
+    """Return a job's row."""
+    with transaction(sessions) as session:
+        return session.get_one(Job, job_id)
+
+
+def dataset_row(sessions: Sessions, dataset_id: UUID) -> Dataset:
+    """Return a dataset's row."""
+    with transaction(sessions) as session:
+        return session.get_one(Dataset, dataset_id)
+
+
+def epoch(number: int, loss: float = -0.5) -> EpochRecord:
+    """Return what an epoch might measure."""
+    return EpochRecord(
+        epoch=number,
+        train_loss=loss,
+        validation_loss=-0.4,
+        pseudo_dice={"hippocampus": 0.7},
+        mean_pseudo_dice=0.7,
+        smoothed_pseudo_dice=0.6,
+        learning_rate=0.01,
+        seconds=1.5,
+    )
+
+
+def ingest_result(cases: int, problems: Sequence[DatasetProblem] = ()) -> IngestResult:
+    """Return what verification might find."""
+    return IngestResult(
+        description=DESCRIPTION,
+        reader="SimpleITKIO",
+        cases=tuple(
+            CaseSummary(case=f"case_{number:03d}", shape=(36, 50, 35), spacing=(1, 1, 1))
+            for number in range(cases)
+        ),
+        problems=tuple(problems),
+    )
+
+
+def typical_result(taken: Claim) -> Record:
+    """Return what a job of this kind might find."""
+    makers: dict[JobKind, Callable[[Claim], Record]] = {
+        JobKind.INGEST: lambda _: ingest_result(6),
+        JobKind.PLAN: _plan_result,
+        JobKind.PREPROCESS: lambda _: PreprocessResult(cases=6),
+        JobKind.TRAIN: _train_result,
+        JobKind.SELECT: _select_result,
+        JobKind.PREDICT: _predict_result,
+    }
+    return makers[taken.kind](taken)
+
+
+def stored(taken: Claim, name: str) -> ObjectRef:
+    """Return a reference as a worker makes it."""
+    return ObjectRef(key=f"{taken.kind}/{taken.job_id}/{taken.fence}/{name}", sha256="0" * 64, size_bytes=3)
+
+
+def publish(resources: Resources, folder: Path, key: str, content: bytes) -> ObjectRef:
+    """Put a file into the store."""
+    source = folder / "published"
+    source.write_bytes(content)
+    return resources.store.put(key, source)
+
+
+def _plan_result(taken: Claim) -> PlanResult:
+    assert isinstance(taken.order.payload, PlanPayload)
+    names = ("plans.json", "dataset_fingerprint.json")
+    return PlanResult(
+        files={name: stored(taken, name) for name in names},
+        configurations=taken.order.payload.configurations or ("3d_fullres",),
+    )
+
+
+def _train_result(taken: Claim) -> TrainResult:
+    assert isinstance(taken.order.payload, TrainPayload)
+    return TrainResult(
+        files={"weights.safetensors": stored(taken, "weights.safetensors")},
+        configuration=taken.order.payload.configuration,
+        fold=taken.order.payload.fold,
+        mean_dice=0.8,
+        validation=(ValidationScore(case="case_000", dice={"hippocampus": 0.8}),),
+    )
+
+
+def _select_result(taken: Claim) -> SelectResult:
+    first = taken.order.inputs[0]
+    return SelectResult(
+        files={"dataset.json": stored(taken, "dataset.json"), **first.files},
+        configuration=first.configuration,
+        folds=tuple(one.fold for one in taken.order.inputs if one.configuration == first.configuration),
+        mean_dice=0.8,
+        reason="the only configuration",
+    )
+
+
+def _predict_result(taken: Claim) -> PredictResult:
+    assert isinstance(taken.order.payload, PredictPayload)
+    names = ("segmentation" + taken.order.payload.file_ending, "preview.png")
+    return PredictResult(
+        files={name: stored(taken, name) for name in names},
+        volumes={"hippocampus": 1.0},
+        timings={"predict": 0.5},
+        provenance={"warm": False},
+    )

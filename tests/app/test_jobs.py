@@ -1,0 +1,284 @@
+"""The life of single jobs: claims, fences, leases, crashes, cancellation."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, select
+
+from app.db.base import transaction
+from app.db.models import Epoch, JobEvent
+from app.errors import ConflictError, LeaseLostError, NotFoundError
+from app.jobs import MAX_ATTEMPTS, JobKind, JobState, Lane
+from app.services import jobs
+from app.services.resources import Resources
+from core.domain.dataset import DatasetProblem
+from core.domain.progress import Progress
+from tests.app import playing
+
+
+def test_a_claim_takes_the_oldest_job_once(resources: Resources) -> None:
+    first, second = playing.upload(resources), playing.upload(resources)
+
+    taken = [playing.try_claim(resources.sessions) for _ in range(3)]
+
+    assert [one and one.job_id for one in taken] == [first.job_id, second.job_id, None]
+    assert playing.job_row(resources.sessions, first.job_id).state is JobState.RUNNING
+
+
+def test_a_worker_of_all_lanes_takes_predictions_first(resources: Resources) -> None:
+    model_id = playing.model(resources)
+    playing.upload(resources)
+    playing.prediction(resources, model_id)
+
+    assert playing.claim(resources.sessions).kind is JobKind.PREDICT
+
+
+def test_a_worker_takes_only_jobs_of_its_lanes(resources: Resources) -> None:
+    playing.upload(resources)
+
+    assert playing.try_claim(resources.sessions, [Lane.TRAIN, Lane.PREDICT]) is None
+
+
+def test_a_finished_check_makes_the_dataset_ready(resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources, cases=6)
+
+    dataset = playing.dataset_row(resources.sessions, dataset_id)
+    assert (dataset.state, dataset.description) == ("ready", playing.DESCRIPTION)
+
+
+def test_a_dataset_with_problems_is_invalid_though_its_check_succeeded(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    problem = DatasetProblem(case="case_1", kind="geometry", message="the label has another spacing")
+
+    playing.finish(resources.sessions, playing.claim(resources.sessions), playing.ingest_result(6, [problem]))
+
+    dataset = playing.dataset_row(resources.sessions, submission.id)
+    assert (dataset.state, dataset.problems) == ("invalid", [problem.to_json()])
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.SUCCEEDED
+
+
+def test_a_failed_check_leaves_an_invalid_dataset_that_says_why(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    playing.fail(resources.sessions, playing.claim(resources.sessions), "the archive holds a link")
+
+    dataset = playing.dataset_row(resources.sessions, submission.id)
+    assert dataset.state == "invalid"
+    assert dataset.problems[0]["message"] == "the archive holds a link"
+
+
+def test_every_write_needs_the_newest_fence(resources: Resources) -> None:
+    playing.upload(resources)
+    stale = playing.claim(resources.sessions)
+    playing.let_leases_run_out(resources.sessions)
+    with transaction(resources.sessions) as session:
+        assert jobs.sweep(session) == 1
+    fresh = playing.claim(resources.sessions)
+
+    progress = Progress(stage="verify", done=1, total=2)
+    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
+        jobs.record_progress(session, stale, progress, None)
+    with pytest.raises(LeaseLostError):
+        playing.finish(resources.sessions, stale)
+    with pytest.raises(LeaseLostError):
+        playing.fail(resources.sessions, stale)
+    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
+        jobs.give_back(session, stale, "it crashed")
+    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
+        jobs.record_epoch(session, stale, playing.epoch(0))
+
+    row = playing.job_row(resources.sessions, fresh.job_id)
+    assert (row.state, row.fence, row.stage, row.attempt) == (JobState.RUNNING, fresh.fence, None, 2)
+
+
+def test_a_worker_that_slept_past_its_lease_cannot_write(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+
+    playing.let_leases_run_out(resources.sessions)
+
+    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
+        jobs.renew(session, taken, 30)
+    with pytest.raises(LeaseLostError):
+        playing.finish(resources.sessions, taken)
+
+
+def test_a_beat_lengthens_the_lease_and_hears_of_the_stop_request(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    before = playing.job_row(resources.sessions, submission.job_id).lease_expires_at
+
+    with transaction(resources.sessions) as session:
+        assert not jobs.renew(session, taken, 60)
+    with transaction(resources.sessions) as session:
+        jobs.cancel(session, submission.job_id)
+    with transaction(resources.sessions) as session:
+        assert jobs.renew(session, taken, 60)
+
+    after = playing.job_row(resources.sessions, submission.job_id).lease_expires_at
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_a_job_that_keeps_killing_its_child_fails_with_the_reason(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    for _ in range(MAX_ATTEMPTS):
+        taken = playing.claim(resources.sessions)
+        with transaction(resources.sessions) as session:
+            jobs.give_back(session, taken, "killed by signal 9, probably out of memory")
+
+    row = playing.job_row(resources.sessions, submission.job_id)
+    assert row.state is JobState.FAILED
+    assert row.error is not None
+    assert "probably out of memory" in row.error["detail"]
+    assert row.error["code"] == "worker-crashed"
+
+
+def test_a_worker_that_stops_on_purpose_leaves_no_mark(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    for _ in range(MAX_ATTEMPTS + 1):
+        taken = playing.claim(resources.sessions)
+        with transaction(resources.sessions) as session:
+            jobs.give_back(session, taken, "its worker was stopped", crashed=False)
+
+    row = playing.job_row(resources.sessions, submission.job_id)
+    assert (row.state, row.crashes) == (JobState.QUEUED, 0)
+
+
+def test_an_epoch_wipes_the_marks_of_earlier_crashes(resources: Resources) -> None:
+    playing.training(resources, playing.ready_dataset(resources), folds=[0])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    for number in range(MAX_ATTEMPTS + 2):
+        taken = playing.claim(resources.sessions)
+        with transaction(resources.sessions) as session:
+            jobs.record_epoch(session, taken, playing.epoch(number))
+        with transaction(resources.sessions) as session:
+            jobs.give_back(session, taken, "killed by signal 9")
+
+    assert playing.job_row(resources.sessions, taken.job_id).state is JobState.QUEUED
+
+
+def test_a_resumed_run_records_every_epoch_once(resources: Resources) -> None:
+    playing.training(resources, playing.ready_dataset(resources), folds=[0])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    taken = playing.claim(resources.sessions)
+    with transaction(resources.sessions) as session:
+        for number in range(4):
+            jobs.record_epoch(session, taken, playing.epoch(number))
+
+    with transaction(resources.sessions) as session:
+        jobs.drop_epochs(session, taken, 2)
+    with transaction(resources.sessions) as session:
+        jobs.record_epoch(session, taken, playing.epoch(2, loss=float("nan")))
+
+    with transaction(resources.readers) as session:
+        rows = session.scalars(select(Epoch).order_by(Epoch.epoch)).all()
+    assert [row.epoch for row in rows] == [0, 1, 2]
+    assert rows[2].record["train_loss"] is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_queued_job_that_is_canceled_never_starts(resources: Resources, times: int) -> None:
+    submission = playing.upload(resources)
+
+    for _ in range(times):
+        with transaction(resources.sessions) as session:
+            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELED
+
+    assert playing.try_claim(resources.sessions) is None
+    assert playing.dataset_row(resources.sessions, submission.id).state == "invalid"
+
+
+def test_a_running_job_is_canceled_once_its_child_has_stopped(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    for _ in range(2):
+        with transaction(resources.sessions) as session:
+            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELING
+
+    with transaction(resources.sessions) as session:
+        jobs.canceled(session, taken)
+
+    row = playing.job_row(resources.sessions, submission.job_id)
+    assert row.state is JobState.CANCELED
+    assert row.error is not None
+    assert row.error["detail"] == "canceled by request"
+
+
+def test_a_job_that_finishes_while_it_is_canceled_is_canceled(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    with transaction(resources.sessions) as session:
+        jobs.cancel(session, submission.job_id)
+
+    playing.finish(resources.sessions, taken)
+
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.CANCELED
+    assert playing.dataset_row(resources.sessions, submission.id).state == "invalid"
+
+
+def test_the_sweep_ends_what_was_canceled_while_its_worker_was_dead(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    playing.claim(resources.sessions)
+    with transaction(resources.sessions) as session:
+        jobs.cancel(session, submission.job_id)
+    playing.let_leases_run_out(resources.sessions)
+
+    for expected in (1, 0):
+        with transaction(resources.sessions) as session:
+            assert jobs.sweep(session) == expected
+
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.CANCELED
+
+
+def test_the_sweep_leaves_jobs_whose_worker_beats(resources: Resources) -> None:
+    playing.upload(resources)
+    playing.claim(resources.sessions)
+
+    with transaction(resources.sessions) as session:
+        assert jobs.sweep(session) == 0
+
+
+def test_a_finished_job_cannot_be_canceled(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    with pytest.raises(ConflictError, match="already succeeded"), transaction(resources.sessions) as session:
+        jobs.cancel(session, submission.job_id)
+
+
+def test_canceling_an_unknown_job_says_so(resources: Resources) -> None:
+    with pytest.raises(NotFoundError), transaction(resources.sessions) as session:
+        jobs.cancel(session, uuid4())
+
+
+def test_every_transition_is_written_down(resources: Resources) -> None:
+    playing.upload(resources)
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    with transaction(resources.readers) as session:
+        events = session.execute(select(JobEvent.before, JobEvent.after).order_by(JobEvent.id)).all()
+    assert [tuple(event) for event in events] == [
+        (None, JobState.QUEUED),
+        (JobState.QUEUED, JobState.RUNNING),
+        (JobState.RUNNING, JobState.SUCCEEDED),
+    ]
+
+
+def test_a_failed_transaction_leaves_nothing(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+
+    with pytest.raises(RuntimeError), transaction(resources.sessions) as session:
+        jobs.succeed(session, taken, playing.typical_result(taken))
+        raise RuntimeError
+
+    assert playing.job_row(resources.sessions, taken.job_id).state is JobState.RUNNING
+    with transaction(resources.readers) as session:
+        assert session.scalar(select(func.count()).select_from(JobEvent)) == 2

@@ -1,0 +1,171 @@
+"""The jobs of a training: what waits for what, what one's end means for the others and for the parent."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+
+from app.db.base import transaction
+from app.db.models import Job, TrainedModel
+from app.jobs import JobKind, JobState, TrainPayload
+from app.services import jobs
+from app.services.resources import Resources
+from tests.app import playing
+
+
+def children(resources: Resources, parent_id: UUID) -> list[Job]:
+    with transaction(resources.readers) as session:
+        return list(session.scalars(select(Job).where(Job.parent_id == parent_id).order_by(Job.created_at)))
+
+
+def test_a_plan_brings_the_other_jobs(resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+    submission = playing.training(resources, dataset_id, configurations=["2d", "3d_fullres"], folds=[0, 3])
+
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    jobs_made = [(job.kind, job.state) for job in children(resources, submission.job_id)]
+    assert jobs_made == [
+        (JobKind.PLAN, JobState.SUCCEEDED),
+        *[(JobKind.PREPROCESS, JobState.QUEUED), *[(JobKind.TRAIN, JobState.WAITING)] * 2] * 2,
+        (JobKind.SELECT, JobState.WAITING),
+    ]
+
+
+def test_a_training_goes_through_to_its_model(resources: Resources) -> None:
+    submission = playing.training(
+        resources, playing.ready_dataset(resources), folds=[0, 1], epochs=7, seed=3, name="Ours"
+    )
+
+    played = playing.play_all(resources.sessions)
+
+    assert [one.kind for one in played] == [
+        JobKind.PLAN,
+        JobKind.PREPROCESS,
+        JobKind.TRAIN,
+        JobKind.TRAIN,
+        JobKind.SELECT,
+    ]
+    payload = played[2].order.payload
+    assert isinstance(payload, TrainPayload)
+    assert (payload.fold, payload.settings.epochs, payload.settings.seed) == (0, 7, 3)
+    assert [one.fold for one in played[-1].order.inputs] == [0, 1]
+    parent = playing.job_row(resources.sessions, submission.job_id)
+    with transaction(resources.readers) as session:
+        model = session.scalars(select(TrainedModel)).one()
+    assert parent.state is JobState.SUCCEEDED
+    assert parent.result == {"training_id": str(submission.id), "model_id": str(model.id)}
+    assert (model.name, model.channels, model.folds) == ("Ours", ["MRI"], [0, 1])
+
+
+def test_the_parent_runs_while_its_children_do(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources))
+    before = playing.job_row(resources.sessions, submission.job_id).state
+
+    playing.claim(resources.sessions)
+
+    assert before is JobState.QUEUED
+    parent = playing.job_row(resources.sessions, submission.job_id)
+    assert parent.state is JobState.RUNNING
+    assert parent.started_at is not None
+
+
+def test_a_training_whose_plan_fails_has_failed_with_its_words(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources))
+
+    playing.fail(resources.sessions, playing.claim(resources.sessions), "the plan has no 3d_fullres")
+
+    parent = playing.job_row(resources.sessions, submission.job_id)
+    assert parent.state is JobState.FAILED
+    assert parent.error is not None
+    assert (parent.error["detail"], parent.error["job"]) == ("the plan has no 3d_fullres", "plan")
+
+
+def test_what_waited_for_a_failed_job_is_canceled_and_says_why(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0, 1])
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    playing.fail(resources.sessions, playing.claim(resources.sessions), "case 7 has no label")
+
+    found = {job.kind: job for job in children(resources, submission.job_id)}
+    assert found[JobKind.TRAIN].state is JobState.CANCELED
+    assert (found[JobKind.TRAIN].error or {})["detail"] == (
+        "canceled because preprocess 3d_fullres failed: case 7 has no label"
+    )
+    assert found[JobKind.SELECT].state is JobState.CANCELED
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.FAILED
+    assert playing.try_claim(resources.sessions) is None
+
+
+def test_other_folds_go_on_after_one_has_failed(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0, 1])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    playing.fail(resources.sessions, playing.claim(resources.sessions))
+    between = playing.job_row(resources.sessions, submission.job_id).state
+    playing.play_all(resources.sessions)
+
+    assert between is JobState.RUNNING
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.FAILED
+    found = playing.states(resources.sessions)
+    assert found[JobKind.TRAIN] == [JobState.FAILED, JobState.SUCCEEDED]
+    assert found[JobKind.SELECT] == [JobState.CANCELED]
+
+
+def test_canceling_a_training_cancels_all_its_jobs(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0, 1])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    running = playing.claim(resources.sessions)
+
+    with transaction(resources.sessions) as session:
+        jobs.cancel(session, submission.job_id)
+    between = playing.states(resources.sessions)
+    with transaction(resources.sessions) as session:
+        jobs.canceled(session, running)
+
+    assert between[JobKind.TRAINING] == [JobState.CANCELING]
+    assert between[JobKind.TRAIN] == [JobState.CANCELING, JobState.CANCELED]
+    parent = playing.job_row(resources.sessions, submission.job_id)
+    assert parent.state is JobState.CANCELED
+    assert (parent.error or {})["detail"] == "canceled by request"
+    assert playing.try_claim(resources.sessions) is None
+
+
+def test_a_training_that_has_not_begun_is_canceled_at_once(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources))
+
+    with transaction(resources.sessions) as session:
+        assert jobs.cancel(session, submission.job_id).state is JobState.CANCELED
+
+    assert playing.try_claim(resources.sessions) is None
+
+
+def test_canceling_one_fold_ends_the_training_when_the_others_are_done(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0, 1])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    fold = next(job for job in children(resources, submission.job_id) if job.kind is JobKind.TRAIN)
+
+    with transaction(resources.sessions) as session:
+        jobs.cancel(session, fold.id)
+    playing.play_all(resources.sessions)
+
+    parent = playing.job_row(resources.sessions, submission.job_id)
+    assert parent.state is JobState.CANCELED
+    assert "train 3d_fullres fold 0" in (parent.error or {})["detail"]
+
+
+def test_a_second_training_reuses_the_fingerprint(resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+    playing.training(resources, dataset_id)
+    first = playing.claim(resources.sessions)
+    playing.finish(resources.sessions, first)
+
+    playing.training(resources, dataset_id)
+
+    while (taken := playing.claim(resources.sessions)).kind is not JobKind.PLAN:
+        playing.finish(resources.sessions, taken)
+    assert taken.order.payload.model_dump()["fingerprint"]["key"] == (
+        playing.stored(first, "dataset_fingerprint.json").key
+    )
