@@ -135,9 +135,14 @@ class CaseStore:
 
     def _case_folder(self, case_id: CaseId) -> Path:
         """Return where a case is; its identifier must be the name of a folder and nothing else."""
-        if case_id != Path(case_id).name or case_id.startswith("."):
+        if not is_file_name(case_id):
             raise DatasetError(f"{case_id!r} cannot be a case identifier, because it is no file name")
         return self._folder / case_id
+
+
+def is_file_name(case_id: CaseId) -> bool:
+    """Return whether a case identifier can name a file or folder, visible and in the folder meant."""
+    return bool(case_id) and case_id == Path(case_id).name and not case_id.startswith(".")
 
 
 def _write(folder: Path, case: PreprocessedCase) -> None:

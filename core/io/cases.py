@@ -15,6 +15,7 @@ from core.domain.labels import LabelSet
 from core.domain.progress import Observer, Progress
 from core.domain.record import Record, parse_json
 from core.errors import CancelledError, DatasetError, ImageError, LabelsError, UnknownNameError
+from core.io.case_store import is_file_name
 from core.io.checks import Findings, Rules, check_case, dataset_notes, dataset_problems, problem, some
 from core.io.readers import choose_reader, known_endings
 
@@ -216,6 +217,11 @@ class _Listing:
 def _listing(raw: Path, description: DatasetDescription) -> _Listing:
     """List cases by dataset.json, where it lists them, or by folder."""
     if description.dataset is not None:
+        unusable = [case_id for case_id in description.dataset if not is_file_name(case_id)]
+        if unusable:
+            raise DatasetError(
+                f"dataset.json lists cases that cannot name a file: {some(unusable)}; use letters and digits"
+            )
         cases = tuple(
             CaseFiles(
                 case_id,

@@ -192,11 +192,11 @@ def test_negative_labels_are_not_written(tmp_path: Path) -> None:
         write_labels(LabelMap(np.full((20, 28, 24), -1), geometry), tmp_path / "l.mha", "SimpleITKIO")
 
 
-@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("ending", "channels"),
+    [(".png", 1), (".png", 3), (".png", 4), (".bmp", 1), (".bmp", 3), (".tif", 1), (".tif", 3), (".tif", 4)],
+)
 def test_pictures_hold_all_channels_in_one_file(tmp_path: Path, ending: str, channels: int) -> None:
-    if (ending, channels) == (".bmp", 4):
-        pytest.skip("Pillow writes no transparent BMP")
     voxels_yxc = np.random.default_rng(0).integers(0, 256, (13, 17, channels), dtype=np.uint8)
     path = tmp_path / f"a_0000{ending}"
     if ending == ".tif":
