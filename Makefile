@@ -37,8 +37,9 @@ check: $(VENV)/.installed ## Check format, lint, types, directions of imports, m
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=examples/demo $(BIN)/mypy examples/pacs_bridge.py examples/demo/*.py
+	$(BIN)/mypy examples/pacs_bridge.py examples/demo/*.py
 	$(BIN)/lint-imports
+	$(BIN)/python -m migrations.check
 migrate: $(VENV)/.installed ## Bring the database of the settings (SEG_...) to the newest schema
 	$(BIN)/nnunet-service migrate $(ARGS)
 bench: $(VENV)/.installed ## Measure the engine on this machine

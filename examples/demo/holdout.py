@@ -119,7 +119,7 @@ def _pack_without(source: zipfile.ZipFile, target: Path, layout: _Layout, case: 
     images, label = layout.cases[case]
     left_out = {*images, label}
     description = dict(layout.description)
-    description["numTraining"] = len(layout.cases) - 1
+    description["numTraining"] = description["numTraining"] - 1
     if "dataset" in description:
         description["dataset"] = {
             name: files for name, files in description["dataset"].items() if name != case
