@@ -134,15 +134,12 @@ def _with_jobs(session: Session, datasets: Sequence[Dataset]) -> list[DatasetSta
     ids = [dataset.id for dataset in datasets]
     ingests = session.scalars(select(Job).where(Job.kind == JobKind.INGEST, Job.dataset_id.in_(ids)))
     job_ids = {job.dataset_id: job.id for job in ingests}
-    counts = dict(
-        session.execute(
-            select(DatasetCase.dataset_id, func.count())
-            .where(DatasetCase.dataset_id.in_(ids))
-            .group_by(DatasetCase.dataset_id)
-        )
-        .tuples()
-        .all()
+    counted = session.execute(
+        select(DatasetCase.dataset_id, func.count())
+        .where(DatasetCase.dataset_id.in_(ids))
+        .group_by(DatasetCase.dataset_id)
     )
+    counts = {row[0]: row[1] for row in counted}
     return [DatasetStatus(one, job_ids[one.id], counts.get(one.id, 0)) for one in datasets]
 
 

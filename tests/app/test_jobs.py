@@ -275,9 +275,13 @@ def test_a_failed_transaction_leaves_nothing(resources: Resources) -> None:
     playing.upload(resources)
     taken = playing.claim(resources.sessions)
 
-    with pytest.raises(RuntimeError), transaction(resources.sessions) as session:
-        jobs.succeed(session, taken, playing.typical_result(taken))
-        raise RuntimeError
+    def crash() -> None:
+        with transaction(resources.sessions) as session:
+            jobs.succeed(session, taken, playing.typical_result(taken))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
 
     assert playing.job_row(resources.sessions, taken.job_id).state is JobState.RUNNING
     with transaction(resources.readers) as session:

@@ -51,10 +51,10 @@ class Lives(RuleBasedStateMachine):
             self.engine.dispose()
             shutil.rmtree(self.folder)
 
-    @rule(folds=st.sampled_from([(0,), (0, 1), ("all",)]), both=st.booleans())
-    def ask_for_a_training(self, folds: tuple[int | str, ...], both: bool) -> None:
+    @rule(folds=st.sampled_from([(0,), (0, 1), ("all",)]), count=st.sampled_from([1, 2]))
+    def ask_for_a_training(self, folds: tuple[int | str, ...], count: int) -> None:
         playing.training(
-            self.resources, self.dataset_id, folds=folds, configurations=["2d", "3d_fullres"][: 1 + both]
+            self.resources, self.dataset_id, folds=folds, configurations=["2d", "3d_fullres"][:count]
         )
 
     @rule()
@@ -68,7 +68,9 @@ class Lives(RuleBasedStateMachine):
             self.claims.append(taken)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), way=st.sampled_from(["succeed", "fail", "cancel", "crash", "stop", "epoch", "beat"]))
+    @rule(
+        data=st.data(), way=st.sampled_from(["succeed", "fail", "cancel", "crash", "stop", "epoch", "beat"])
+    )
     def write(self, data: st.DataObject, way: str) -> None:
         """Any claim, also one that lost its lease long ago, tries any write."""
         taken = data.draw(st.sampled_from(self.claims))
