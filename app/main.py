@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         version="0.1.0",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=life,
     )
     app.state.settings = settings

@@ -1,6 +1,7 @@
 """Plays clients and workers on the real tables: uploads, claims, and ends of jobs with typical results."""
 
 import io
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -112,6 +113,13 @@ def try_claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim 
     """Take the next job, if there is one."""
     with transaction(sessions) as session:
         return jobs.claim(session, lanes, "a worker", LEASE_SECONDS)
+
+
+def wait_for_claim(sessions: Sessions, lanes: Sequence[Lane]) -> Claim:
+    """Take the next job as soon as there is one."""
+    while (taken := try_claim(sessions, lanes)) is None:
+        time.sleep(0.01)
+    return taken
 
 
 def finish(sessions: Sessions, taken: Claim, result: Record | None = None) -> None:

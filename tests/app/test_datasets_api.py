@@ -168,12 +168,12 @@ def test_a_name_must_be_one_line(client: httpx.Client, name: str) -> None:
     assert "name" in problem_of(response, 422)
 
 
-@pytest.mark.parametrize("is_form", [True, False])
-def test_an_upload_beyond_the_limit_is_refused(settings: Settings, serve: Serve, is_form: bool) -> None:
+@pytest.mark.parametrize("form", ["multipart", "raw"])
+def test_an_upload_beyond_the_limit_is_refused(settings: Settings, serve: Serve, form: str) -> None:
     small = serve(settings.model_copy(update={"max_upload_gib": 10_000 / 1024**3}))
     content = playing.zip_bytes() + bytes(20_000)
 
-    if is_form:
+    if form == "multipart":
         response = small.post("/datasets?name=Liver", files={"file": ("x.zip", content)})
     else:
         response = small.post("/datasets?name=Liver", content=content, headers=ZIP)

@@ -1,0 +1,130 @@
+"""SQLite for several processes, the database's clock, and the migrations."""
+
+import sqlite3
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from app.db import migrate
+from app.db.base import Base, open_engine, transaction
+from app.db.clock import clock
+from app.db.models import DatasetCase, Job
+from app.services import following
+from app.services.resources import Resources
+from tests.app import playing
+
+
+def test_connections_are_set_up_for_several_processes(resources: Resources) -> None:
+    with transaction(resources.readers) as session:
+        found = [
+            session.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
+        ]
+
+    assert found == ["wal", 1, 30_000, 1]
+
+
+def test_a_reader_never_waits_for_a_writer(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    with transaction(resources.sessions):
+        start = time.monotonic()
+        with transaction(resources.readers) as session:
+            following.find(session, submission.job_id)
+        seconds = time.monotonic() - start
+
+    assert seconds < 1
+
+
+def test_a_reader_cannot_be_overtaken_within_its_snapshot(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    with transaction(resources.readers) as session:
+        before = session.scalar(select(Job.state).where(Job.id == submission.job_id))
+        playing.claim(resources.sessions)
+        after = session.scalar(select(Job.state).where(Job.id == submission.job_id))
+
+    assert before is after
+
+
+def test_writers_queue_up(resources: Resources) -> None:
+    for _ in range(20):
+        playing.upload(resources)
+    claims: list[object] = []
+
+    def work() -> None:
+        while (taken := playing.try_claim(resources.sessions)) is not None:
+            claims.append(taken.job_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(claims) == len(set(claims)) == 20
+
+
+def test_the_databases_clock_is_finer_than_a_second_and_in_utc(resources: Resources) -> None:
+    with transaction(resources.readers) as session:
+        first = session.scalar(select(clock()))
+        later = session.scalar(select(clock(90.5)))
+
+    assert first is not None
+    assert later is not None
+    assert abs((first - datetime.now(UTC)).total_seconds()) < 5
+    assert 90 < (later - first).total_seconds() < 95
+
+
+def test_the_database_itself_refuses_what_makes_no_sense(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    for statement in (
+        "UPDATE job SET state = 'running'",
+        "UPDATE dataset SET state = 'odd'",
+        "INSERT INTO job_dependency VALUES ('00', '11')",
+    ):
+        with pytest.raises(IntegrityError), transaction(resources.sessions) as session:
+            session.execute(text(statement))
+    with pytest.raises(IntegrityError), transaction(resources.sessions) as session:
+        session.add(DatasetCase(dataset_id=submission.job_id, case_id="x", shape=[], spacing=[]))
+
+
+def test_migrations_lead_from_nothing_to_the_models_and_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'service.db'}"
+    engine = open_engine(url)
+
+    migrate.upgrade(url)
+    with engine.connect() as connection:
+        tables = set(inspect(connection).get_table_names())
+        assert migrate.is_at_head(connection)
+    command.check(migrate.configuration(url))
+    migrate.upgrade(url)
+    migrate.downgrade(url, migrate.NOTHING)
+
+    assert tables == set(Base.metadata.tables) | {"alembic_version"}
+    with engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+        assert not migrate.is_at_head(connection)
+    engine.dispose()
+
+
+def test_a_migration_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "service.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE epoch (in_the_way INTEGER)")
+    connection.close()
+
+    with pytest.raises(OperationalError, match="already exists"):
+        migrate.upgrade(f"sqlite:///{file}")
+
+    with sqlite3.connect(file) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    connection.close()
+    assert tables == ["epoch"]

@@ -1,0 +1,199 @@
+"""POST /train, trainings and their jobs over HTTP."""
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from app.db.base import transaction
+from app.services import jobs
+from app.services.resources import Resources
+from core.domain.progress import Progress
+from tests.app import playing
+
+
+def start(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post(
+        "/train", json={key: str(value) if key == "dataset_id" else value for key, value in body.items()}
+    )
+
+
+def test_a_training_is_accepted_with_one_job_to_follow(client: httpx.Client, resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+
+    response = start(client, dataset_id=dataset_id)
+
+    body = response.json()
+    assert (response.status_code, body["state"]) == (202, "queued")
+    assert response.headers["location"] == f"/jobs/{body['job_id']}"
+    job = client.get(f"/jobs/{body['job_id']}").json()
+    assert (job["kind"], [child["kind"] for child in job["children"]]) == ("training", ["plan"])
+    assert job["queue"] == {"position": 1}
+
+
+def test_defaults_are_those_of_nnunet(client: httpx.Client, resources: Resources) -> None:
+    training_id = start(client, dataset_id=playing.ready_dataset(resources)).json()["id"]
+
+    request = client.get(f"/trainings/{training_id}").json()["request"]
+
+    assert request["folds"] == [0, 1, 2, 3, 4]
+    assert (request["epochs"], request["iterations_per_epoch"]) == (1000, 250)
+    assert (request["preset"], request["configurations"]) == ("default", None)
+
+
+def test_a_finished_training_shows_curves_scores_and_model(
+    client: httpx.Client, resources: Resources
+) -> None:
+    body = start(client, dataset_id=playing.ready_dataset(resources), folds=[0], name="Ours").json()
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    taken = playing.claim(resources.sessions)
+    with transaction(resources.sessions) as session:
+        jobs.record_epoch(session, taken, playing.epoch(0))
+        jobs.record_epoch(session, taken, playing.epoch(1, loss=float("inf")))
+    playing.finish(resources.sessions, taken)
+    playing.play_all(resources.sessions)
+
+    training = client.get(f"/trainings/{body['id']}").json()
+
+    assert (training["state"], training["name"], training["configuration"]) == (
+        "succeeded",
+        "Ours",
+        "3d_fullres",
+    )
+    assert [(one["fold"], one["epoch"], one["train_loss"]) for one in training["epochs"]] == [
+        (0, 0, -0.5),
+        (0, 1, None),
+    ]
+    assert training["epochs"][0]["pseudo_dice"] == {"hippocampus": 0.7}
+    assert training["validation"] == [
+        {"configuration": "3d_fullres", "fold": 0, "case": "case_000", "dice": {"hippocampus": 0.8}}
+    ]
+    assert [job["kind"] for job in training["jobs"]] == ["plan", "preprocess", "train", "select"]
+    job = client.get(f"/jobs/{body['job_id']}").json()
+    assert job["result"] == {"training_id": body["id"], "model_id": training["model_id"]}
+    assert job["progress"]["percent"] == 100
+    model = client.get(f"/models/{training['model_id']}").json()
+    assert (model["training_id"], model["channels"]) == (body["id"], ["MRI"])
+    assert client.get("/models").json()["items"] == [model]
+    assert [one["id"] for one in client.get("/trainings").json()["items"]] == [body["id"]]
+
+
+def test_the_parent_says_what_is_going_on(client: httpx.Client, resources: Resources) -> None:
+    body = start(client, dataset_id=playing.ready_dataset(resources), folds=[0, 1]).json()
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    taken = playing.claim(resources.sessions)
+    progress = Progress(stage="train", done=3, total=10, note="loss -0.61, dice 0.71")
+    with transaction(resources.sessions) as session:
+        jobs.record_progress(session, taken, progress, 70.0)
+
+    job = client.get(f"/jobs/{body['job_id']}").json()
+
+    assert job["state"] == "running"
+    shown = job["progress"]
+    assert shown["note"] == "train 3d_fullres fold 0: epoch 3/10, loss -0.61, dice 0.71"
+    assert (shown["stage"], shown["done"], shown["total"]) == ("train", 2, 5)
+    assert 20 < shown["percent"] < 40
+    assert shown["eta_seconds"] >= 140
+    assert job["children"][2]["progress"]["eta_seconds"] == 70.0
+
+
+def test_percent_grows_from_stage_to_stage(client: httpx.Client, resources: Resources) -> None:
+    body = start(
+        client, dataset_id=playing.ready_dataset(resources), folds=[0, 1], configurations=["2d"]
+    ).json()
+
+    seen = [client.get(f"/jobs/{body['job_id']}").json()["progress"]["percent"]]
+    while (taken := playing.try_claim(resources.sessions)) is not None:
+        playing.finish(resources.sessions, taken)
+        seen.append(client.get(f"/jobs/{body['job_id']}").json()["progress"]["percent"])
+
+    assert seen[0] == 0
+    assert seen[-1] == 100
+    assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("folds", [None, [0], [0, 1, 2, 3, 4], [7]])
+def test_fewer_cases_than_folds_are_refused_with_what_to_send(
+    client: httpx.Client, resources: Resources, folds: list[int] | None
+) -> None:
+    dataset_id = playing.ready_dataset(resources, cases=4)
+
+    response = start(client, dataset_id=dataset_id, **({} if folds is None else {"folds": folds}))
+
+    assert response.status_code == 422
+    assert '"folds": ["all"]' in response.json()["detail"]
+    assert start(client, dataset_id=dataset_id, folds=["all"]).status_code == 202
+
+
+def test_a_dataset_that_is_not_ready_is_refused(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+    early = start(client, dataset_id=submission.id)
+    playing.fail(resources.sessions, playing.claim(resources.sessions), "label 3 is not listed")
+    late = start(client, dataset_id=submission.id)
+
+    assert (early.status_code, late.status_code) == (409, 409)
+    assert "still being checked" in early.json()["detail"]
+    assert "label 3 is not listed" in late.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("folds", []),
+        ("folds", [-1]),
+        ("folds", [0, 0]),
+        ("folds", ["0"]),
+        ("folds", ["none"]),
+        ("folds", [True]),
+        ("folds", [0, "all"]),
+        ("folds", 0),
+        ("folds", [1.5]),
+        ("folds", [10**30]),
+        ("configurations", ["3d_hires"]),
+        ("configurations", []),
+        ("configurations", ["2d", "2d"]),
+        ("configurations", "2d"),
+        ("preset", "resenc_xxl"),
+        ("epochs", 0),
+        ("epochs", "many"),
+        ("epochs", 10**30),
+        ("iterations_per_epoch", -5),
+        ("gpu_memory_gb", 0),
+        ("gpu_memory_gb", "8"[:0]),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("name", ""),
+        ("name", "a\x00b"),
+        ("name", "x" * 101),
+        ("tenant_id", "me"),
+        ("state", "succeeded"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named(
+    client: httpx.Client, resources: Resources, field: str, value: object
+) -> None:
+    response = start(client, dataset_id=playing.ready_dataset(resources), **{field: value})
+
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert field.removesuffix("s") in response.json()["detail"]
+
+
+def test_an_unknown_dataset_is_said_to_be_unknown(client: httpx.Client) -> None:
+    missing = uuid4()
+
+    response = start(client, dataset_id=missing)
+
+    assert response.status_code == 404
+    assert str(missing) in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["trainings", "models", "jobs", "predictions"])
+def test_unknown_and_malformed_ids_are_answered(client: httpx.Client, path: str) -> None:
+    unknown, malformed = client.get(f"/{path}/{uuid4()}"), client.get(f"/{path}/42")
+
+    assert (unknown.status_code, malformed.status_code) == (404, 422)
+    assert unknown.headers["content-type"] == malformed.headers["content-type"] == "application/problem+json"
