@@ -34,10 +34,9 @@ class Settings(BaseSettings):
     max_archive_files: int = Field(default=200_000, ge=1)
     max_unpacked_gib: float = Field(default=200, gt=0)
     max_compression_ratio: float = Field(default=200, gt=1)
-    max_voxels: int = Field(default=1500**3, ge=1)
-    """Per channel of one image; checked in the header, before a voxel is decoded."""
     lease_seconds: float = Field(default=30, gt=0)
-    heartbeat_seconds: float = Field(default=10, gt=0)
+    heartbeat_seconds: float = Field(default=1, gt=0)
+    """How often a worker renews its lease, writes progress and looks whether its job was canceled."""
     poll_seconds: float = Field(default=0.2, gt=0)
     """How often a local dispatcher looks for work."""
     stop_grace_seconds: float = Field(default=60, gt=0)
@@ -98,3 +97,8 @@ class Settings(BaseSettings):
             if value is not None
         }
         return dict(os.environ) | {PREFIX + name.upper(): text for name, text in secrets.items()}  # noqa: TID251
+
+    def child_environment(self) -> dict[str, str]:
+        """Return the environment of a process that computes: none of these settings, so no secret either."""
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}  # noqa: TID251
+        return inherited | ({} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)})

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import IO
 
+from pydantic import JsonValue
+
+from app import log as logs
 from app.jobs import INTERNAL_ERROR, WorkOrder, problem_document, problem_of
-from app.storage import LocalStore
+from app.storage import LocalStore, room_on_disk
 from core.domain.record import Record
 from core.errors import CancelledError, DomainError
 from worker.archive import ArchiveLimits
@@ -39,6 +42,8 @@ class Assignment(Record):
     threads: int | None
     """None: one per core."""
     model_cache_bytes: int
+    log_format: logs.LogFormat
+    log_level: str
 
     def workspace(self) -> Workspace:
         """Open the scratch folder."""
@@ -53,32 +58,41 @@ def serve(perform: Perform, *, is_resident: bool) -> None:
         is_resident: Whether to wait for more assignments after the first.
     """
     send = _private_output()
-    stop = Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    observer = PipeObserver(send)
+    signal.signal(signal.SIGTERM, lambda *_: observer.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop.
     _end_with_parent()
     for line in _assignments():
-        stop.clear()
-        send(_outcome(perform, line, PipeObserver(send, stop)))
+        observer = PipeObserver(send)
+        send(_outcome(perform, Assignment.model_validate_json(line), observer))
         if not is_resident:
             return
 
 
-def _outcome(perform: Perform, line: str, observer: PipeObserver) -> Message:
+def _outcome(perform: Perform, assignment: Assignment, observer: PipeObserver) -> Message:
     """Do the work and put whatever comes of it into a message."""
+    logs.configure(assignment.log_format, assignment.log_level)
+    logs.job_id.set(str(assignment.order.job_id))
     try:
-        return perform(Assignment.model_validate_json(line), observer)
+        with room_on_disk():
+            return perform(assignment, observer)
     except CancelledError:
         return {"event": "canceled"}
     except DomainError as error:
         return {"event": "error", "problem": problem_of(error)}
-    except MemoryError:
-        detail = "not enough memory for this job; use a smaller image or patch, or a larger machine"
-        return {"event": "error", "problem": problem_document("out-of-memory", detail)}
-    except Exception:
-        log.exception("a job ended in an error that nobody foresaw")
-        detail = "the service made a mistake; its log has the details"
-        return {"event": "error", "problem": problem_document(INTERNAL_ERROR, detail)}
+    except Exception as error:
+        log.exception("a job ended in an error that was not raised on purpose")
+        if (
+            isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        ):  # The latter is torch's.
+            detail = "not enough memory for this job; use a smaller image or patch, or a larger machine"
+            return {"event": "error", "problem": problem_document("out-of-memory", detail)}
+        return {"event": "error", "problem": internal_problem()}
+
+
+def internal_problem() -> dict[str, JsonValue]:
+    """Describe a bug of ours; its text and traceback are in the log."""
+    return problem_document(INTERNAL_ERROR, "the service made a mistake; its log has the details")
 
 
 def _private_output() -> Send:
@@ -89,19 +103,23 @@ def _private_output() -> Send:
 
     def send(message: Message) -> None:
         with lock:
-            stream.write(json.dumps(message, allow_nan=False) + "\n")
+            stream.write(json.dumps(message) + "\n")
             stream.flush()
 
     return send
 
 
-def _assignments() -> Iterator[str]:
+def _assignments() -> Iterator[bytes]:
     """Yield the lines of standard input; when it ends, the parent has, and so do we, whatever we do."""
-    lines: SimpleQueue[str] = SimpleQueue()
+    lines: SimpleQueue[bytes] = SimpleQueue()
 
     def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
+        # Unbuffered: a thread that waits inside a buffer would hold its lock when the interpreter ends.
+        rest = b""
+        while chunk := os.read(0, 65536):
+            *complete, rest = (rest + chunk).split(b"\n")
+            for line in complete:
+                lines.put(line)
         os._exit(1)
 
     Thread(target=read, name="parent", daemon=True).start()
@@ -110,7 +128,7 @@ def _assignments() -> Iterator[str]:
 
 
 def _end_with_parent() -> None:
-    """Ask the kernel to end us when the parent ends, even in the middle of a long system call."""
+    """Ask the kernel to end us when the parent ends, even in the middle of a long computation."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
@@ -123,5 +141,4 @@ def perform(assignment: Assignment, observer: PipeObserver) -> Message:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     serve(perform, is_resident=False)

@@ -7,14 +7,15 @@ import signal
 import socket
 import time
 from collections.abc import Collection
+from types import FrameType
 from uuid import uuid4
 
 from app import log as logs
 from app.db.base import open_engine, open_sessions, transaction
-from app.jobs import Lane as LaneName
+from app.jobs import Lane
 from app.services import jobs
 from app.settings import Settings
-from worker.lifecycle import Lane, run_job
+from worker.lifecycle import Worker, run_job
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the jobs of some lanes.")
     parser.add_argument("--lanes", required=True, help="cpu, train, predict; comma separated")
     lanes = parser.parse_args().lanes.split(",")
-    unknown = set(lanes) - set(LaneName)
-    if unknown:
-        parser.error(f"there is no lane {', '.join(sorted(unknown))}; choose among {', '.join(LaneName)}")
+    if unknown := set(lanes) - set(Lane):
+        parser.error(f"there is no lane {', '.join(sorted(unknown))}; choose among {', '.join(Lane)}")
     settings = Settings()
     logs.configure(settings.log_format, settings.log_level)
-    run(settings, [LaneName(lane) for lane in lanes])
+    run(settings, [Lane(lane) for lane in lanes])
 
 
-def run(settings: Settings, lanes: Collection[LaneName]) -> None:
+def run(settings: Settings, lanes: Collection[Lane]) -> None:
     """Work until SIGTERM or SIGINT; a running job is asked for a checkpoint and given back.
 
     Args:
@@ -44,34 +44,38 @@ def run(settings: Settings, lanes: Collection[LaneName]) -> None:
     """
     sessions = open_sessions(open_engine(settings.resolved_database_url))
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-    lane = Lane(settings, sessions, owner)
+    worker = Worker(settings, sessions, owner)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        worker.is_leaving = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: lane.leaving.set())
+        signal.signal(number, leave)
     log.info("worker started", extra={"lanes": sorted(lanes), "owner": owner})
     try:
-        if LaneName.PREDICT in lanes:
-            lane.warm_up()
-        _loop(lane, lanes)
+        if Lane.PREDICT in lanes:
+            worker.warm_up()
+        _loop(worker, lanes)
     finally:
-        lane.cool_down()
+        worker.cool_down()
     log.info("worker ended", extra={"owner": owner})
 
 
-def _loop(lane: Lane, lanes: Collection[LaneName]) -> None:
+def _loop(worker: Worker, lanes: Collection[Lane]) -> None:
     """Claim and run, one job after the other."""
-    swept_at = float("-inf")
-    while not lane.leaving.is_set():
+    settings, swept_at = worker.settings, float("-inf")
+    while not worker.is_leaving:
         now = time.monotonic()
-        if now - swept_at >= min(SWEEP_SECONDS, lane.settings.lease_seconds / 2):
+        if now - swept_at >= min(SWEEP_SECONDS, settings.lease_seconds / 2):
             swept_at = now
-            with transaction(lane.sessions) as session:
+            with transaction(worker.sessions) as session:
                 jobs.sweep(session)
-        with transaction(lane.sessions) as session:
-            claim = jobs.claim(session, lanes, lane.owner, lane.settings.lease_seconds)
+        with transaction(worker.sessions) as session:
+            claim = jobs.claim(session, lanes, worker.owner, settings.lease_seconds)
         if claim is None:
-            lane.leaving.wait(lane.settings.poll_seconds)
+            time.sleep(settings.poll_seconds)
         else:
-            run_job(lane, claim)
+            run_job(worker, claim)
 
 
 if __name__ == "__main__":

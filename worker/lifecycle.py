@@ -7,25 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
-from types import TracebackType
-from typing import Any, Self
+from threading import Thread
+from typing import Any
 
+from app import log as logs
 from app.db.base import Sessions, transaction
 from app.errors import LeaseLostError
-from app.jobs import RESULTS, JobKind, ObjectRef
+from app.jobs import RESULTS, JobKind, ObjectRef, problem_of
 from app.services import jobs
 from app.services.jobs import Claim
 from app.settings import GIB, Settings
 from app.storage import LocalStore
 from core.domain.progress import Progress
+from core.domain.record import Record
 from core.domain.training import EpochRecord
+from core.errors import DomainError
 from worker.archive import ArchiveLimits
-from worker.child import Assignment
+from worker.child import Assignment, internal_problem
 from worker.observer import Message
 from worker.workspace import Workspace
 
@@ -34,20 +37,27 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.1
 """How long the parent listens to its child before it looks at the clock."""
 
-WRITE_SECONDS = 1.0
-"""Between two writes of progress, and between two looks at whether the job was canceled."""
-
 CHILD = "worker.child"
 PREDICTOR = "worker.predictor"
 
 
 class Child:
-    """A process that carries out assignments; its messages arrive in a queue."""
+    """A process that carries out assignments; its messages arrive in a queue.
 
-    def __init__(self, module: str) -> None:
+    Args:
+        module: What runs in it.
+        environment: Of the process, without the settings of the service and their secrets.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", module]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            encoding="utf-8",
+            start_new_session=True,
         )
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._reader = Thread(target=self._read, name=f"messages of {module}", daemon=True)
@@ -74,12 +84,11 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """Ask for a checkpoint and an end."""
-        with suppress(ProcessLookupError):
-            self._process.terminate()
+        self._process.terminate()
 
     def kill(self) -> None:
-        """End the child and whatever it started."""
-        with suppress(ProcessLookupError):
+        """End the child and whatever it started, unless it has ended; its number may be another's then."""
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def cause_of_death(self) -> str:
@@ -89,12 +98,7 @@ class Child:
             return "its process was killed by signal 9, probably because the machine ran out of memory"
         return f"its process ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Leave nothing behind."""
         self.kill()
         self._process.wait()
@@ -105,22 +109,27 @@ class Child:
                     stream.close()
 
     def _read(self) -> None:
-        """Collect messages until the child's output ends."""
+        """Collect messages until the child's output ends, in the middle of a line if it was killed."""
         for line in self._process.stdout or ():
-            self._messages.put(json.loads(line))
+            with suppress(json.JSONDecodeError):
+                self._messages.put(json.loads(line))
 
 
 @dataclass
-class Lane:
+class Worker:
     """What a worker keeps from job to job."""
 
     settings: Settings
     sessions: Sessions
     owner: str
-    leaving: Event = field(default_factory=Event)
-    """Set when the worker is asked to end: jobs are given back."""
+    is_leaving: bool = False
+    """Set by a signal when the worker is asked to end: jobs are given back."""
     warm: Child | None = None
     """The predictor, once there was a prediction."""
+
+    def start(self, module: str) -> Child:
+        """Start a child."""
+        return Child(module, self.settings.child_environment())
 
     def workspace(self) -> Workspace:
         """Open the scratch folder and the store."""
@@ -136,39 +145,49 @@ class Lane:
         """Return the predictor, started now if it is not running."""
         if self.warm is None or not self.warm.is_alive:
             self.cool_down()
-            self.warm = Child(PREDICTOR)
+            self.warm = self.start(PREDICTOR)
         return self.warm
 
     def cool_down(self) -> None:
         """End the predictor."""
         if self.warm is not None:
-            self.warm.__exit__(None, None, None)
+            self.warm.close()
             self.warm = None
 
 
-def run_job(lane: Lane, claim: Claim) -> None:
+def run_job(worker: Worker, claim: Claim) -> None:
     """Let a child do the job's work, and record how it ended.
 
     Args:
-        lane: This worker.
+        worker: This worker.
         claim: The job, ours until the lease ends.
     """
-    log.info("job started", extra={"job_id": str(claim.job_id), "kind": claim.kind})
+    logs.job_id.set(str(claim.job_id))
+    log.info("job started", extra={"kind": claim.kind, "attempt": claim.attempt})
     try:
-        if claim.kind is JobKind.PREDICT:
-            ending = _watch(lane, claim, lane.warm_up())
-        else:
-            with Child(CHILD) as child:
-                ending = _watch(lane, claim, child)
-        _record(lane, claim, ending)
+        ending = _run(worker, claim)
+        log.info("job's child ended", extra={"ending": ending["event"]})
+        _record(worker, claim, ending)
     except LeaseLostError:
-        log.warning("lease lost; somebody else has the job", extra={"job_id": str(claim.job_id)})
-        lane.cool_down()
+        log.warning("lease lost; somebody else has the job")
+        if claim.kind is JobKind.PREDICT:
+            worker.cool_down()
+    finally:
+        worker.workspace().clear_outbox(claim.order)
+        logs.job_id.set(None)
 
 
-def _assignment(lane: Lane, claim: Claim) -> Assignment:
+def _run(worker: Worker, claim: Claim) -> Message:
+    """Have the job done by a child that is gone afterwards, or by the predictor; return the last message."""
+    if claim.kind is JobKind.PREDICT:
+        return _watch(worker, claim, worker.warm_up())
+    with closing(worker.start(CHILD)) as child:
+        return _watch(worker, claim, child)
+
+
+def _assignment(worker: Worker, claim: Claim) -> Assignment:
     """Put together what the child needs to know."""
-    settings, workspace = lane.settings, lane.workspace()
+    settings, workspace = worker.settings, worker.workspace()
     return Assignment(
         order=claim.order,
         workspace_dir=settings.workspace_dir.resolve(),
@@ -176,26 +195,24 @@ def _assignment(lane: Lane, claim: Claim) -> Assignment:
         limits=workspace.limits,
         threads=settings.threads,
         model_cache_bytes=int(settings.model_cache_gib * GIB),
+        log_format=settings.log_format,
+        log_level=settings.log_level,
     )
 
 
-def _watch(lane: Lane, claim: Claim, child: Child) -> Message:
+def _watch(worker: Worker, claim: Claim, child: Child) -> Message:
     """Pass on what the child says, beat, and pass on the wish to stop; return the child's last message.
 
     Raises:
         LeaseLostError: The job is not ours any more.
     """
-    child.send(_assignment(lane, claim))
-    watch = _Watch(lane, claim, child)
+    child.send(_assignment(worker, claim))
+    watch = _Watch(worker, claim, child)
     while True:
         message = child.next(WATCH_SECONDS)
         if message is None and not child.is_alive:
-            return {
-                "event": "died",
-                "cause": child.cause_of_death(),
-                "on_request": watch.asked_at is not None,
-            }
-        if message is not None and message["event"] not in ("progress", "epoch", "resume"):
+            return {"event": "died", "cause": child.cause_of_death(), "on_request": watch.has_asked}
+        if message is not None and message["event"] not in ("progress", "epoch"):
             watch.flush()
             return message
         watch.note(message)
@@ -204,51 +221,54 @@ def _watch(lane: Lane, claim: Claim, child: Child) -> Message:
 class _Watch:
     """The clock of one running job: when to write, when to beat, when patience ends."""
 
-    def __init__(self, lane: Lane, claim: Claim, child: Child) -> None:
-        self._lane, self._claim, self._child = lane, claim, child
+    def __init__(self, worker: Worker, claim: Claim, child: Child) -> None:
+        self._worker, self._claim, self._child = worker, claim, child
         self._progress: Progress | None = None
         self._stage_began: dict[str, tuple[float, int]] = {}
-        self._wrote_at = self._beat_at = time.monotonic()
-        self.asked_at: float | None = None
+        self._beat_at = time.monotonic()
+        self._asked_at: float | None = None
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether the child was asked to stop."""
+        return self._asked_at is not None
 
     def note(self, message: Message | None) -> None:
         """Take in a message, or the passing of time."""
         if message is not None:
             self._take(message)
-        now = time.monotonic()
-        if now - self._wrote_at >= WRITE_SECONDS:
-            self._wrote_at = now
-            self._look()
-        if self.asked_at is not None and now - self.asked_at > self._lane.settings.stop_grace_seconds:
+        settings, now = self._worker.settings, time.monotonic()
+        if now - self._beat_at >= settings.heartbeat_seconds:
+            self._beat_at = now
+            self._beat()
+        if self._asked_at is not None and now - self._asked_at > settings.stop_grace_seconds:
             self._child.kill()
 
     def flush(self) -> None:
         """Write the last progress, so that a finished job says so."""
         if self._progress is not None:
-            with transaction(self._lane.sessions) as session:
+            with transaction(self._worker.sessions) as session:
                 jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
             self._progress = None
 
     def _take(self, message: Message) -> None:
         """Write epochs at once, keep progress for the next write."""
-        kind, values = message["event"], {key: value for key, value in message.items() if key != "event"}
-        if kind == "progress":
+        values = {key: value for key, value in message.items() if key != "event"}
+        if message["event"] == "progress":
             self._progress = Progress.model_validate(values)
             self._stage_began.setdefault(self._progress.stage, (time.monotonic(), self._progress.done))
-            return
-        with transaction(self._lane.sessions) as session:
-            if kind == "resume":
-                jobs.drop_epochs(session, self._claim, values["epoch"])
-            else:
+        else:
+            with transaction(self._worker.sessions) as session:
                 jobs.record_epoch(session, self._claim, EpochRecord.model_validate(values))
 
-    def _look(self) -> None:
-        """Write progress, beat, and see whether to stop."""
+    def _beat(self) -> None:
+        """Write progress, renew the lease, and see whether to stop."""
         self.flush()
-        with transaction(self._lane.sessions) as session:
-            is_canceled = jobs.renew(session, self._claim, self._lane.settings.lease_seconds)
-        if (is_canceled or self._lane.leaving.is_set()) and self.asked_at is None:
-            self.asked_at = time.monotonic()
+        with transaction(self._worker.sessions) as session:
+            is_canceled = jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
+        if is_canceled or self._worker.is_leaving:
+            self._asked_at = self._asked_at or time.monotonic()
+            # Asked at every beat: a child that is just starting may miss the first.
             self._child.ask_to_stop()
 
     def _seconds_left(self, progress: Progress) -> float | None:
@@ -258,38 +278,58 @@ class _Watch:
         return gone / done * (progress.total - progress.done) if done > 0 else None
 
 
-def _record(lane: Lane, claim: Claim, ending: Message) -> None:
-    """Write down how the job ended, under its fence."""
-    kind = ending["event"]
-    if kind == "result":
-        _publish(lane, claim, ending)
+def _record(worker: Worker, claim: Claim, ending: Message) -> None:
+    """Write down how the job ended, under its fence.
+
+    Raises:
+        LeaseLostError: The job is not ours any more.
+    """
+    if ending["event"] == "result":
+        _publish(worker, claim, ending)
         return
-    with transaction(lane.sessions) as session:
-        if kind == "error":
-            jobs.fail(session, claim, ending["problem"])
-        elif kind == "died" and not ending["on_request"]:
-            jobs.give_back(session, claim, ending["cause"])
-        elif jobs.renew(session, claim, lane.settings.lease_seconds):
-            jobs.canceled(session, claim)
-        else:
-            jobs.give_back(session, claim, "the worker was asked to end", crashed=False)
-    log.info("job ended", extra={"job_id": str(claim.job_id), "ending": kind})
+    with transaction(worker.sessions) as session:
+        match ending:
+            case {"event": "error", "problem": problem}:
+                jobs.fail(session, claim, problem)
+            case {"event": "died", "on_request": False, "cause": cause}:
+                jobs.give_back(session, claim, cause)
+            case _ if jobs.renew(session, claim, worker.settings.lease_seconds):
+                jobs.canceled(session, claim)
+            case _:
+                jobs.give_back(session, claim, "the worker was asked to end", crashed=False)
 
 
-def _publish(lane: Lane, claim: Claim, ending: Message) -> None:
-    """Store the child's files under the fence, then write the result that points at them."""
-    workspace = lane.workspace()
-    prefix = f"{claim.kind}/{claim.job_id}/{claim.fence}"
+def _publish(worker: Worker, claim: Claim, ending: Message) -> None:
+    """Store the child's files under the fence, then write the result that points at them.
+
+    Raises:
+        LeaseLostError: The job is not ours any more; nothing of what was stored stays.
+    """
+    store = worker.workspace().store
     refs: dict[str, ObjectRef] = {}
-    for name, path in ending["files"].items():
-        refs[name] = workspace.store.put(f"{prefix}/{name}", Path(path))
-        with transaction(lane.sessions) as session:
-            jobs.renew(session, claim, lane.settings.lease_seconds)
-    values: dict[str, Any] = dict(ending["result"])
-    if "files" in values:
-        values["files"] = {**values["files"], **{name: ref.to_json() for name, ref in refs.items()}}
-    result = RESULTS[claim.kind].model_validate(values)
-    with transaction(lane.sessions) as session:
-        jobs.succeed(session, claim, result)
-    workspace.clear_outbox(claim.job_id)
-    log.info("job ended", extra={"job_id": str(claim.job_id), "ending": "succeeded"})
+    try:
+        for name, path in ending["files"].items():
+            with transaction(worker.sessions) as session:
+                jobs.renew(session, claim, worker.settings.lease_seconds)
+            refs[name] = store.put(f"{claim.kind}/{claim.job_id}/{claim.fence}/{name}", Path(path))
+        result = _result(claim.kind, ending["result"], refs)
+        with transaction(worker.sessions) as session:
+            jobs.succeed(session, claim, result)
+    except LeaseLostError:
+        for ref in refs.values():
+            store.delete(ref.key)
+        raise
+    except Exception as error:
+        log.exception("a result could not be stored")
+        with transaction(worker.sessions) as session:
+            jobs.fail(
+                session, claim, problem_of(error) if isinstance(error, DomainError) else internal_problem()
+            )
+
+
+def _result(kind: JobKind, values: Mapping[str, Any], refs: Mapping[str, ObjectRef]) -> Record:
+    """Return the record of a kind's result, with the files that were stored."""
+    if not refs:
+        return RESULTS[kind].model_validate(values)
+    stored = {name: ref.to_json() for name, ref in refs.items()}
+    return RESULTS[kind].model_validate({**values, "files": {**values["files"], **stored}})

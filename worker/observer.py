@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from threading import Event
 from typing import Any
 
 from core.domain.progress import Progress
@@ -17,11 +16,11 @@ SHORTEST_SILENCE_SECONDS = 0.3
 class PipeObserver:
     """Sends progress and epochs to the parent, sparingly."""
 
-    def __init__(self, send: Callable[[Message], None], stop: Event) -> None:
+    def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
-        self._stop = stop
         self._spoke_at = float("-inf")
         self._stage = ""
+        self._is_stopping = False
 
     def report(self, progress: Progress) -> None:
         """Send progress, unless the last message of the stage was a moment ago."""
@@ -35,6 +34,10 @@ class PipeObserver:
         """Send every epoch."""
         self._send({"event": "epoch", **epoch.to_json()})
 
+    def stop(self) -> None:
+        """Pass on that the parent asked to stop; called by a signal, at any moment."""
+        self._is_stopping = True
+
     def stop_requested(self) -> bool:
         """Return whether the parent asked to stop."""
-        return self._stop.is_set()
+        return self._is_stopping

@@ -1,7 +1,8 @@
 """The warm child of the predict lane: models stay loaded, by least recent use and bytes."""
 
-import logging
 from collections import OrderedDict
+from collections.abc import Callable
+from uuid import UUID
 
 from app.jobs import PredictPayload
 from core import pipeline
@@ -10,36 +11,28 @@ from core.inference.model import LoadedModel
 from worker import tasks
 from worker.child import Assignment, serve
 from worker.observer import Message, PipeObserver
-from worker.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 
 class ModelCache:
     """Loaded models up to a budget of bytes; the one used last goes last."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._models: OrderedDict[UUID, LoadedModel] = OrderedDict()
 
     def get(
-        self, workspace: Workspace, payload: PredictPayload, budget_bytes: int
+        self, model_id: UUID, load: Callable[[], LoadedModel], budget_bytes: int
     ) -> tuple[LoadedModel, bool]:
-        """Return the model of a prediction and whether it was warm.
+        """Return a model and whether it was warm.
 
         Args:
-            workspace: Where the model's files are fetched to.
-            payload: Names the model.
+            model_id: Whose weights never change.
+            load: Called if it is not here.
             budget_bytes: What all models together may take; the newest stays even if it alone is larger.
-
-        Raises:
-            ModelError: The model cannot be loaded.
         """
-        key = str(payload.model_id)
-        if key in self._models:
-            self._models.move_to_end(key)
-            return self._models[key], True
-        model = pipeline.load(workspace.model(payload.model_files), PredictionOptions())
-        self._models[key] = model
+        if model_id in self._models:
+            self._models.move_to_end(model_id)
+            return self._models[model_id], True
+        model = self._models[model_id] = load()
         while len(self._models) > 1 and self.size_bytes > budget_bytes:
             self._models.popitem(last=False)
         return model, False
@@ -56,14 +49,18 @@ def main() -> None:
 
     def perform(assignment: Assignment, observer: PipeObserver) -> Message:
         workspace, order = assignment.workspace(), assignment.order
-        if not isinstance(order.payload, PredictPayload):
-            raise TypeError(f"the predictor was sent a job of kind {order.payload.kind}")
-        model, was_warm = cache.get(workspace, order.payload, assignment.model_cache_bytes)
+        payload = order.payload
+        if not isinstance(payload, PredictPayload):
+            raise TypeError(f"the predictor was sent a job of kind {payload.kind}")
+
+        def load() -> LoadedModel:
+            return pipeline.load(workspace.model(payload.model_files, observer), PredictionOptions())
+
+        model, was_warm = cache.get(payload.model_id, load, assignment.model_cache_bytes)
         return tasks.predict(order, model, workspace, observer, was_warm=was_warm)
 
     serve(perform, is_resident=True)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     main()

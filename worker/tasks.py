@@ -32,6 +32,7 @@ from core import pipeline
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.fingerprint import Fingerprint
 from core.domain.labels import label_key
+from core.domain.model import EPOCHS_FILE, FOLD_FILE, MODEL_FILE, WEIGHTS_FILE, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
 from core.domain.record import Record, write_json
@@ -39,7 +40,7 @@ from core.domain.report import EvaluationReport
 from core.errors import DatasetError, PlanError
 from worker.archive import ArchiveError
 from worker.observer import Message
-from worker.workspace import Workspace, build_once, fold_folder, link_or_copy
+from worker.workspace import Workspace, build_once, link_or_copy, locked
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
@@ -49,7 +50,7 @@ Files = Mapping[str, Path]
 DEFAULT_CONFIGURATIONS = ("3d_fullres", "2d")
 """What a training takes when the request leaves it open: the first that the plan has."""
 
-FOLD_FILES = ("weights.safetensors", "fold.json", "epochs.jsonl", "validation/summary.json")
+FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
 """What of a trained fold is kept; a fold that validated nothing has no summary."""
 
 
@@ -76,7 +77,7 @@ def perform(order: WorkOrder, workspace: Workspace, observer: Observer, *, threa
         case TrainPayload():
             return train(payload, workspace, observer, threads=threads)
         case SelectPayload():
-            return select(order, payload, workspace)
+            return select(order, payload, workspace, observer)
         case PredictPayload():
             raise TypeError("predictions belong to the predictor")
 
@@ -84,7 +85,7 @@ def perform(order: WorkOrder, workspace: Workspace, observer: Observer, *, threa
 def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> IngestResult:
     """Unpack an archive and verify the dataset in it; what is wrong is a finding, not an error."""
     try:
-        raw = workspace.raw_dataset(payload.archive)
+        raw = workspace.raw_dataset(payload.archive, observer)
         found = pipeline.verify(raw, observer)
     except (ArchiveError, DatasetError) as error:
         problem = DatasetProblem(case=None, kind=error.kind, message=error.message)
@@ -99,20 +100,20 @@ def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> 
 
 def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer: Observer) -> Message:
     """Fingerprint the dataset, unless somebody did, and plan for it."""
-    raw = workspace.raw_dataset(payload.archive)
-    with workspace.outbox(order.job_id) as outbox:
-        measured = outbox / "dataset_fingerprint.json"
-        if payload.fingerprint is None:
-            pipeline.fingerprint(raw, measured, observer)
-        else:
-            shutil.copyfile(workspace.store.path(payload.fingerprint), measured)
-        request = pipeline.PlanRequest(
-            dataset_name=payload.dataset_name, preset=payload.preset, gpu_memory_gb=payload.gpu_memory_gb
-        )
-        made = pipeline.plan_dataset(raw, _fingerprint(measured), request, outbox / "plans.json")
-        chosen = _configurations(made, payload.configurations)
-        files = {"plans.json": outbox / "plans.json", "dataset_fingerprint.json": measured}
-        return _message(PlanResult(files={}, configurations=chosen), files)
+    raw = workspace.raw_dataset(payload.archive, observer)
+    outbox = workspace.outbox(order)
+    measured = outbox / "dataset_fingerprint.json"
+    if payload.fingerprint is None:
+        pipeline.fingerprint(raw, measured, observer)
+    else:
+        shutil.copyfile(workspace.store.path(payload.fingerprint), measured)
+    request = pipeline.PlanRequest(
+        dataset_name=payload.dataset_name, preset=payload.preset, gpu_memory_gb=payload.gpu_memory_gb
+    )
+    made = pipeline.plan_dataset(raw, _fingerprint(measured), request, outbox / "plans.json")
+    chosen = _configurations(made, payload.configurations)
+    files = {"plans.json": outbox / "plans.json", "dataset_fingerprint.json": measured}
+    return _message(PlanResult(files={}, configurations=chosen), files)
 
 
 def preprocess(
@@ -125,8 +126,9 @@ def preprocess(
 
 def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, threads: int | None) -> Message:
     """Train one fold, or go on where its last checkpoint stands, and score its validation cases."""
-    raw = workspace.raw_dataset(payload.archive)
+    raw = workspace.raw_dataset(payload.archive, observer)
     model = workspace.training(payload.training_id, payload.configuration)
+    folder = model / fold_name(payload.fold)
     order = pipeline.TrainOrder(
         raw=raw,
         plan=_plan(workspace, payload.plans),
@@ -137,7 +139,9 @@ def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, th
         preprocessed=_preprocessed(payload, workspace, observer, threads=threads),
         threads=threads,
     )
-    report = pipeline.train(order, observer)
+    # The child of a worker that was taken for dead may still be at it.
+    with locked(model / f"{fold_name(payload.fold)}.lock", observer):
+        report = pipeline.train(order, observer)
     result = TrainResult(
         files={},
         configuration=payload.configuration,
@@ -145,33 +149,36 @@ def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, th
         mean_dice=report.foreground_mean.dice,
         validation=_validation(report, raw),
     )
-    folder = fold_folder(model, payload.fold)
-    return _message(result, {name: folder / name for name in FOLD_FILES if (folder / name).is_file()})
+    files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
+    return _message(result, files | {MODEL_FILE: model / MODEL_FILE})
 
 
-def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace) -> Message:
+def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, observer: Observer) -> Message:
     """Choose the configuration that segments its validation cases best, and put the model together."""
     best, mean_dice, reason = _best(order.inputs)
     folds = [result for result in order.inputs if result.configuration == best]
-    raw = workspace.raw_dataset(payload.archive)
     reused = {
-        f"fold_{result.fold}/{name}": ref for result in folds for name, ref in sorted(result.files.items())
+        f"{fold_name(result.fold)}/{name}": ref
+        for result in folds
+        for name, ref in sorted(result.files.items())
+        if name != MODEL_FILE
     }
-    reused |= {"plans.json": payload.plans, "dataset_fingerprint.json": payload.fingerprint}
-    with workspace.outbox(order.job_id) as outbox:
-        trained = workspace.training(payload.training_id, best)
-        for name in ("dataset.json", "model.json"):
-            source = raw if name == "dataset.json" else trained
-            link_or_copy(source / name, outbox / name)
-        write_json(outbox / "provenance.json", _provenance(order, payload, reused))
-        result = SelectResult(
-            files=reused,
-            configuration=best,
-            folds=tuple(result.fold for result in folds),
-            mean_dice=mean_dice,
-            reason=reason,
-        )
-        return _message(result, {file.name: file for file in outbox.iterdir()})
+    reused |= {
+        MODEL_FILE: folds[0].files[MODEL_FILE],
+        "plans.json": payload.plans,
+        "dataset_fingerprint.json": payload.fingerprint,
+    }
+    outbox = workspace.outbox(order)
+    link_or_copy(workspace.raw_dataset(payload.archive, observer) / "dataset.json", outbox / "dataset.json")
+    write_json(outbox / "provenance.json", _provenance(order, payload, reused))
+    result = SelectResult(
+        files=reused,
+        configuration=best,
+        folds=tuple(result.fold for result in folds),
+        mean_dice=mean_dice,
+        reason=reason,
+    )
+    return _message(result, {file.name: file for file in outbox.iterdir()})
 
 
 def predict(
@@ -186,30 +193,29 @@ def predict(
     payload = order.payload
     if not isinstance(payload, PredictPayload):
         raise TypeError(f"not a prediction: {payload.kind}")
-    with workspace.outbox(order.job_id) as outbox:
-        channels = []
-        for number, ref in enumerate(payload.channels):
-            channel = outbox / f"image_{number:04d}{payload.file_ending}"
-            link_or_copy(workspace.store.path(ref), channel)
-            channels.append(channel)
-        segmentation = f"segmentation{payload.file_ending}"
-        preview = outbox / "preview.png"
-        targets = pipeline.PredictionFiles(outbox / segmentation, preview)
-        done = pipeline.predict_files(model, channels, targets, observer)
-        result = PredictResult(
-            files={},
-            volumes=done.volumes,
-            timings=done.seconds,
-            provenance={
-                **done.provenance,
-                "model_id": str(payload.model_id),
-                "weights_sha256": _weights(payload.model_files),
-                "input_sha256": [ref.sha256 for ref in payload.channels],
-                "warm": was_warm,
-                "versions": _versions(),
-            },
-        )
-        return _message(result, {segmentation: targets.segmentation, "preview.png": preview})
+    outbox = workspace.outbox(order)
+    channels = []
+    for number, ref in enumerate(payload.channels):
+        channel = outbox / f"image_{number:04d}{payload.file_ending}"
+        link_or_copy(workspace.store.path(ref), channel)
+        channels.append(channel)
+    segmentation = f"segmentation{payload.file_ending}"
+    targets = pipeline.PredictionFiles(outbox / segmentation, outbox / "preview.png")
+    done = pipeline.predict_files(model, channels, targets, observer)
+    result = PredictResult(
+        files={},
+        volumes=done.volumes,
+        timings=done.seconds,
+        provenance={
+            **done.provenance,
+            "model_id": str(payload.model_id),
+            "weights_sha256": _weights(payload.model_files),
+            "input_sha256": [ref.sha256 for ref in payload.channels],
+            "warm": was_warm,
+            "versions": _versions(),
+        },
+    )
+    return _message(result, {segmentation: targets.segmentation, "preview.png": outbox / "preview.png"})
 
 
 def _message(result: Record, files: Files | None = None) -> Message:
@@ -256,13 +262,14 @@ def _preprocessed(
     threads: int | None,
 ) -> Path:
     """Return the folder of preprocessed cases, made now if this machine does not have it."""
-    raw, plan_ = workspace.raw_dataset(payload.archive), _plan(workspace, payload.plans)
+    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
     folder = workspace.preprocessed(payload.archive, plan_, payload.configuration)
     build_once(
         folder,
         lambda target: pipeline.preprocess(
             raw, plan_, payload.configuration, target, observer, workers=threads
         ),
+        observer,
     )
     return folder
 
@@ -332,9 +339,7 @@ def _provenance(order: WorkOrder, payload: SelectPayload, files: Mapping[str, Ob
 
 def _weights(files: Mapping[str, ObjectRef]) -> dict[str, str]:
     """Hash of the weights per fold."""
-    return {
-        path.split("/")[0]: ref.sha256 for path, ref in files.items() if path.endswith("weights.safetensors")
-    }
+    return {path.split("/")[0]: ref.sha256 for path, ref in files.items() if path.endswith(WEIGHTS_FILE)}
 
 
 def _versions() -> dict[str, str]:

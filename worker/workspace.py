@@ -5,16 +5,19 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from uuid import UUID
 
-from app.jobs import ObjectRef
+from app.jobs import ObjectRef, WorkOrder
 from app.storage import LocalStore, StoreError, copy_hashing
 from core.domain.plan import Configuration, ConfigurationName, Plan
-from core.domain.training import Fold
+from core.domain.progress import Observer
+from core.errors import CancelledError
 from worker.archive import ArchiveLimits, dataset_root, unpack
 
 PREPROCESSING_KEYS = (
@@ -32,6 +35,9 @@ PREPROCESSING_KEYS = (
 PREPROCESSING_VERSION = 1
 """Raised when preprocessing itself changes its results."""
 
+LOCK_POLL_SECONDS = 0.1
+"""Between two tries to get a lock; a process that waits can still be asked to stop."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -41,14 +47,20 @@ class Workspace:
     store: LocalStore
     limits: ArchiveLimits
 
-    def raw_dataset(self, archive: ObjectRef) -> Path:
+    def raw_dataset(self, archive: ObjectRef, observer: Observer) -> Path:
         """Return the unpacked dataset, the folder that holds dataset.json.
 
         Raises:
             ArchiveError: The archive is refused; nothing of it stays.
+            CancelledError: The observer asked to stop.
         """
         target = self.folder / "datasets" / archive.sha256
-        build_once(target, lambda folder: unpack(self.store.path(archive), folder, self.limits))
+
+        def build(folder: Path) -> None:
+            unpack(self.store.path(archive), folder, self.limits, observer)
+            dataset_root(folder)
+
+        build_once(target, build, observer)
         return dataset_root(target)
 
     def preprocessed(self, archive: ObjectRef, plan: Plan, name: ConfigurationName) -> Path:
@@ -61,28 +73,32 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def model(self, files: Mapping[str, ObjectRef]) -> Path:
+    def model(self, files: Mapping[str, ObjectRef], observer: Observer) -> Path:
         """Return a model folder with these files, each verified by its hash.
 
         Raises:
             StoreError: An object is missing or its bytes are not those that were stored.
+            CancelledError: The observer asked to stop.
         """
         content = json.dumps({path: ref.sha256 for path, ref in files.items()}, sort_keys=True)
         target = self.folder / "models" / hashlib.sha256(content.encode()).hexdigest()
-        build_once(target, lambda folder: self._fetch(files, folder))
+        build_once(target, lambda folder: self._fetch(files, folder), observer)
         return target
 
-    @contextmanager
-    def outbox(self, job_id: UUID) -> Iterator[Path]:
-        """Give a job an empty folder for the files that it hands over; the next run of it starts anew."""
-        folder = self.folder / "outbox" / str(job_id)
-        shutil.rmtree(folder, ignore_errors=True)
+    def outbox(self, order: WorkOrder) -> Path:
+        """Return an empty folder for the files that a claim of a job hands over."""
+        self.clear_outbox(order)
+        folder = self._outbox(order.job_id, order.fence)
         folder.mkdir(parents=True)
-        yield folder
+        return folder
 
-    def clear_outbox(self, job_id: UUID) -> None:
-        """Remove what a job handed over, once it is in the store."""
-        shutil.rmtree(self.folder / "outbox" / str(job_id), ignore_errors=True)
+    def clear_outbox(self, order: WorkOrder) -> None:
+        """Remove what a claim of a job handed over, and what earlier ones left; never what a later one has."""
+        for fence in range(order.fence + 1):
+            shutil.rmtree(self._outbox(order.job_id, fence), ignore_errors=True)
+
+    def _outbox(self, job_id: UUID, fence: int) -> Path:
+        return self.folder / "outbox" / f"{job_id}-{fence}"
 
     def _fetch(self, files: Mapping[str, ObjectRef], folder: Path) -> None:
         """Copy objects into a folder, comparing hashes on the way."""
@@ -94,15 +110,18 @@ class Workspace:
                     raise StoreError(f"the stored object {ref.key} is damaged; restore it from a backup")
 
 
-def build_once(target: Path, build: Callable[[Path], object]) -> None:
+def build_once(target: Path, build: Callable[[Path], object], observer: Observer) -> None:
     """Make a folder unless it is there; processes that want the same one wait for each other.
 
     Args:
         target: Appears whole or not at all.
         build: Fills the empty folder that it is given.
+        observer: Asked whether to go on waiting.
+
+    Raises:
+        CancelledError: The observer asked to stop while another process was building.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_name(target.name + ".lock")):
+    with locked(target.with_name(target.name + ".lock"), observer):
         if target.is_dir():
             return
         partial = target.with_name(target.name + ".partial")
@@ -116,14 +135,28 @@ def build_once(target: Path, build: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends."""
-    with file.open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
+def locked(file: Path, observer: Observer) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Raises:
+        CancelledError: The observer asked to stop while another process held the lock.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as handle:  # Closing it lets go.
+        while not _try_lock(handle):
+            if observer.stop_requested():
+                raise CancelledError("stopped while another process did the same work")
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _try_lock(handle: BinaryIO) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -133,11 +166,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def fold_folder(model: Path, fold: Fold) -> Path:
-    """Return where a fold lives inside a model folder."""
-    return model / f"fold_{fold}"
 
 
 def _digest(archive: ObjectRef, plan: Plan, configuration: Configuration) -> str:

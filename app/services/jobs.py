@@ -110,12 +110,18 @@ def record_progress(session: Session, claim: Claim, progress: Progress, eta_seco
 def record_epoch(session: Session, claim: Claim, epoch: EpochRecord) -> None:
     """Note a finished epoch, once; rows beyond it belong to a past that the resumed run left.
 
+    A resumed run tells all its epochs again. Those that are known already change nothing: above all they
+    are no progress, else a job that dies in the same epoch every time would be tried for ever.
+
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    _fenced(session, claim, crashes=0)
-    drop_epochs(session, claim, epoch.epoch)
-    session.add(Epoch(job_id=claim.job_id, epoch=epoch.epoch, record=_plain(epoch)))
+    _fenced(session, claim)
+    known, record = session.get(Epoch, (claim.job_id, epoch.epoch)), _plain(epoch)
+    if known is None or known.record != record:
+        _fenced(session, claim, crashes=0)
+        drop_epochs(session, claim, epoch.epoch)
+        session.add(Epoch(job_id=claim.job_id, epoch=epoch.epoch, record=record))
 
 
 def drop_epochs(session: Session, claim: Claim, from_epoch: int) -> None:

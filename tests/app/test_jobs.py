@@ -163,6 +163,21 @@ def test_an_epoch_wipes_the_marks_of_earlier_crashes(resources: Resources) -> No
     assert playing.job_row(resources.sessions, taken.job_id).state is JobState.QUEUED
 
 
+def test_a_job_that_dies_in_the_same_epoch_every_time_is_given_up(resources: Resources) -> None:
+    playing.training(resources, playing.ready_dataset(resources), folds=[0])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    for _ in range(MAX_ATTEMPTS):
+        taken = playing.claim(resources.sessions)
+        with transaction(resources.sessions) as session:
+            jobs.record_epoch(session, taken, playing.epoch(0))
+        with transaction(resources.sessions) as session:
+            jobs.give_back(session, taken, "killed by signal 9")
+
+    assert playing.job_row(resources.sessions, taken.job_id).state is JobState.FAILED
+
+
 def test_a_resumed_run_records_every_epoch_once(resources: Resources) -> None:
     playing.training(resources, playing.ready_dataset(resources), folds=[0])
     for _ in range(2):
