@@ -1,6 +1,7 @@
 """Records: frozen data that crosses a process border or lands in a file as JSON."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,10 @@ def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[s
 
 
 def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:
-    """Write JSON with four spaces, as all files of the nnU-Net family do, by temporary name and rename."""
-    temporary = path.with_name(path.name + ".partial")
+    """Write JSON with four spaces, as all files of the nnU-Net family do, by temporary name and rename.
+
+    The temporary name is this process's own: the folds of a model write the same files at the same time.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     temporary.write_text(json.dumps(value, indent=4, sort_keys=sort_keys, allow_nan=False) + "\n")
     temporary.replace(path)
