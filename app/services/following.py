@@ -18,10 +18,10 @@ from app.services.paging import Page, PageRequest, read_page
 
 STAGE_SHARES: Mapping[JobKind, Mapping[str, tuple[float, float]]] = {
     JobKind.INGEST: {"unpack": (0, 20), "verify": (20, 100)},
-    JobKind.PLAN: {"unpack": (0, 10), "fingerprint": (10, 95), "plan": (95, 100)},
+    JobKind.PLAN: {"unpack": (0, 10), "fingerprint": (10, 95)},
     JobKind.PREPROCESS: {"unpack": (0, 10), "preprocess": (10, 100)},
     JobKind.TRAIN: {"unpack": (0, 1), "preprocess": (1, 5), "train": (5, 95), "validate": (95, 100)},
-    JobKind.PREDICT: {"preprocess": (0, 20), "predict": (20, 90), "export": (90, 100)},
+    JobKind.PREDICT: {"predict": (5, 95)},
 }
 """From which percent to which each stage of a job leads; a stage that is not named fills the whole."""
 
@@ -216,16 +216,15 @@ def _training_note(statuses: Sequence[JobStatus], current: JobStatus | None) -> 
 
 
 def _line(status: JobStatus) -> str:
-    """Describe one job: `train 3d_fullres fold 0: epoch 3/10, loss -0.61, dice 0.71`."""
+    """Describe one job: `train 3d_fullres fold 0: epoch 3 of 10, loss -0.61, pseudo Dice 0.71`."""
     job, progress = status.job, status.progress
     if job.state is not JobState.RUNNING:
         return f"{status.title}: {job.state.value}"
     if progress.stage is None:
         return f"{status.title}: starting"
-    step = "epoch" if progress.stage == "train" else progress.stage
-    return ", ".join(
-        part for part in (f"{status.title}: {step} {progress.done}/{progress.total}", progress.note) if part
-    )
+    if progress.stage == job.kind and progress.note:
+        return f"{status.title}: {progress.note}"
+    return f"{status.title}: {progress.stage} {progress.done}/{progress.total}"
 
 
 def _training_eta(statuses: Sequence[JobStatus], expected: Mapping[JobKind, int]) -> float | None:

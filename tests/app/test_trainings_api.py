@@ -85,7 +85,7 @@ def test_the_parent_says_what_is_going_on(client: httpx.Client, resources: Resou
     for _ in range(2):
         playing.finish(resources.sessions, playing.claim(resources.sessions))
     taken = playing.claim(resources.sessions)
-    progress = Progress(stage="train", done=3, total=10, note="loss -0.61, dice 0.71")
+    progress = Progress(stage="train", done=3, total=10, note="epoch 3 of 10, loss -0.61")
     with transaction(resources.sessions) as session:
         jobs.record_progress(session, taken, progress, 70.0)
 
@@ -93,7 +93,7 @@ def test_the_parent_says_what_is_going_on(client: httpx.Client, resources: Resou
 
     assert job["state"] == "running"
     shown = job["progress"]
-    assert shown["note"] == "train 3d_fullres fold 0: epoch 3/10, loss -0.61, dice 0.71"
+    assert shown["note"] == "train 3d_fullres fold 0: epoch 3 of 10, loss -0.61"
     assert (shown["stage"], shown["done"], shown["total"]) == ("train", 2, 5)
     assert 20 < shown["percent"] < 40
     assert shown["eta_seconds"] >= 140
