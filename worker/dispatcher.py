@@ -55,14 +55,14 @@ def run(settings: Settings, lanes: Collection[Lane]) -> None:
     try:
         if Lane.PREDICT in lanes:
             worker.warm_up()
-        _loop(worker, lanes)
+        work(worker, lanes)
     finally:
         worker.cool_down()
     log.info("worker ended", extra={"owner": owner})
 
 
-def _loop(worker: Worker, lanes: Collection[Lane]) -> None:
-    """Claim and run, one job after the other."""
+def work(worker: Worker, lanes: Collection[Lane]) -> None:
+    """Claim and run jobs, one after the other, until the worker is asked to leave."""
     settings, swept_at = worker.settings, float("-inf")
     while not worker.is_leaving:
         now = time.monotonic()

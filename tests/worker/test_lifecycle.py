@@ -1,0 +1,307 @@
+"""The life of a job on a worker: real tables, real children, real signals."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from app.db.base import transaction
+from app.db.models import Epoch, Job, StoredObject
+from app.jobs import MAX_ATTEMPTS, JobState, Lane, PlanResult
+from app.services import datasets, jobs
+from app.services.resources import Resources
+from app.settings import Settings
+from tests.app import playing
+from tests.factories import make_dataset, zip_folder
+from tests.worker import plays
+from tests.worker.conftest import Order
+from tests.worker.plays import PlayingWorker
+from worker.lifecycle import Worker, run_job
+
+PATIENCE_SECONDS = 20
+
+
+@pytest.fixture
+def player(settings: Settings, resources: Resources) -> PlayingWorker:
+    return PlayingWorker(settings, resources.sessions, "a test")
+
+
+def job(resources: Resources, job_id: UUID) -> Job:
+    with transaction(resources.readers) as session:
+        return session.get_one(Job, job_id)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def run_next(worker: Worker, resources: Resources) -> None:
+    with transaction(resources.sessions) as session:
+        claim = jobs.claim(session, list(Lane), worker.owner, worker.settings.lease_seconds)
+    assert claim is not None
+    run_job(worker, claim)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Do something in a thread while the block runs."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as failure:  # noqa: BLE001 - raised again below
+            failures.append(failure)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def objects(settings: Settings) -> set[str]:
+    """Return the keys in the store."""
+    return {
+        str(file.relative_to(settings.store_dir)) for file in settings.store_dir.rglob("*") if file.is_file()
+    }
+
+
+def detail(row: Job) -> str:
+    assert row.error is not None
+    return str(row.error["detail"])
+
+
+def test_a_dataset_is_ingested_and_planned_by_real_children(
+    worker: Worker, resources: Resources, settings: Settings, tmp_path: Path
+) -> None:
+    archive = zip_folder(make_dataset(tmp_path / "made"), tmp_path / "made.zip").read_bytes()
+    dataset = datasets.upload(resources, "Made", playing.incoming(resources, archive), None)
+    run_next(worker, resources)
+    assert playing.dataset_row(resources.sessions, dataset.id).state == "ready"
+    playing.training(resources, dataset.id, folds=[0])
+
+    run_next(worker, resources)
+
+    with transaction(resources.readers) as session:
+        done = session.scalars(select(Job).where(Job.kind == "plan")).one()
+        rows = set(session.scalars(select(StoredObject.key)))
+    result = PlanResult.model_validate(done.result)
+    prefix = f"plan/{done.id}/{done.fence}"
+    assert {ref.key for ref in result.files.values()} == {
+        f"{prefix}/plans.json",
+        f"{prefix}/dataset_fingerprint.json",
+    }
+    assert rows == objects(settings)
+    assert all(resources.store.path(ref).is_file() for ref in result.files.values())
+    assert list((settings.workspace_dir / "outbox").iterdir()) == []
+
+
+def test_an_archive_that_cannot_be_used_makes_an_invalid_dataset_that_says_why(
+    worker: Worker, resources: Resources
+) -> None:
+    dataset = playing.upload(resources)
+
+    run_next(worker, resources)
+
+    row = playing.dataset_row(resources.sessions, dataset.id)
+    assert row.state == "invalid"
+    assert "dataset.json" in row.problems[0]["message"]
+    assert job(resources, dataset.job_id).state is JobState.SUCCEEDED
+
+
+def test_progress_and_epochs_reach_the_tables_once(
+    player: PlayingWorker, resources: Resources, order: Order, settings: Settings
+) -> None:
+    submission = order("waits")
+
+    def see_then_go() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        (settings.data_dir / "go").touch()
+
+    with meanwhile(see_then_go):
+        run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    with transaction(resources.readers) as session:
+        epochs = list(session.scalars(select(Epoch.epoch).order_by(Epoch.epoch)))
+    assert (row.state, row.done, row.total, row.note) == (JobState.SUCCEEDED, 2, 4, "epoch 2")
+    assert epochs == [0, 1, 2]
+
+
+def test_beats_keep_a_long_job_from_the_sweep(
+    player: PlayingWorker, resources: Resources, order: Order, settings: Settings
+) -> None:
+    submission = order("waits")
+
+    def sweep_then_go() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        deadline = time.monotonic() + 1.5 * settings.lease_seconds
+        while time.monotonic() < deadline:
+            with transaction(resources.sessions) as session:
+                assert jobs.sweep(session) == 0
+            time.sleep(0.05)
+        (settings.data_dir / "go").touch()
+
+    with meanwhile(sweep_then_go):
+        run_next(player, resources)
+
+    assert job(resources, submission.job_id).state is JobState.SUCCEEDED
+
+
+def test_an_error_on_purpose_fails_the_job_with_its_words(
+    player: PlayingWorker, resources: Resources, order: Order
+) -> None:
+    submission = order("refuses")
+
+    run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert (row.state, row.attempt) == (JobState.FAILED, 1)
+    assert detail(row) == "case 7 has no label; add it"
+
+
+def test_a_file_that_cannot_be_stored_fails_the_job_without_the_text_of_the_error(
+    player: PlayingWorker, resources: Resources, order: Order
+) -> None:
+    submission = order("forgets")
+
+    run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert row.state is JobState.FAILED
+    assert detail(row) == "the service made a mistake; its log has the details"
+
+
+def test_a_job_whose_child_is_killed_is_given_back_and_fails_in_the_end(
+    player: PlayingWorker, resources: Resources, order: Order
+) -> None:
+    submission = order("killed")
+
+    for attempt in range(1, MAX_ATTEMPTS):
+        run_next(player, resources)
+        row = job(resources, submission.job_id)
+        assert (row.state, row.attempt, row.crashes) == (JobState.QUEUED, attempt, attempt)
+    run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert row.state is JobState.FAILED
+    assert "signal 9" in detail(row)
+    assert "memory" in detail(row)
+    assert f"{MAX_ATTEMPTS} attempts" in detail(row)
+
+
+def test_a_running_job_can_be_canceled(player: PlayingWorker, resources: Resources, order: Order) -> None:
+    submission = order("patient")
+
+    def cancel() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        with transaction(resources.sessions) as session:
+            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELING
+
+    with meanwhile(cancel):
+        run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert (row.state, detail(row)) == (JobState.CANCELED, "canceled by request")
+
+
+def test_a_child_that_does_not_stop_is_killed_after_the_grace(
+    player: PlayingWorker, resources: Resources, order: Order, settings: Settings
+) -> None:
+    submission = order("stubborn")
+
+    def cancel() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        with transaction(resources.sessions) as session:
+            jobs.cancel(session, submission.job_id)
+
+    with meanwhile(cancel):
+        began = time.monotonic()
+        run_next(player, resources)
+
+    assert time.monotonic() - began > settings.stop_grace_seconds
+    assert job(resources, submission.job_id).state is JobState.CANCELED
+
+
+def test_a_worker_that_is_asked_to_end_gives_its_job_back_without_a_mark(
+    player: PlayingWorker, resources: Resources, order: Order
+) -> None:
+    submission = order("patient")
+
+    def leave() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        player.is_leaving = True
+
+    with meanwhile(leave):
+        run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert (row.state, row.crashes, row.attempt) == (JobState.QUEUED, 0, 1)
+
+
+@contextmanager
+def started(settings: Settings, command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run a worker in a process of its own."""
+    environment = settings.environment() | {"PYTHONPATH": str(plays.ROOT)}
+    with subprocess.Popen([sys.executable, "-m", *command], env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_worker_that_slept_past_its_lease_writes_nothing(
+    resources: Resources, order: Order, settings: Settings
+) -> None:
+    submission = order("waits")
+    with started(settings, [plays.MODULE, "worker"]) as process:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        before = objects(settings)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(settings.lease_seconds + 0.1)
+        with transaction(resources.sessions) as session:
+            assert jobs.sweep(session) == 1
+        mine = playing.claim(resources.sessions)
+        (settings.data_dir / "go").touch()  # Its child finishes in the meantime.
+        time.sleep(0.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1)
+
+        row = job(resources, submission.job_id)
+        assert (row.state, row.fence, row.result) == (JobState.RUNNING, mine.fence, None)
+        assert objects(settings) == before
+        assert process.poll() is None
+
+    playing.finish(resources.sessions, mine)
+    assert job(resources, submission.job_id).state is JobState.SUCCEEDED
+
+
+def test_a_dispatcher_works_until_it_is_asked_to_end(
+    resources: Resources, settings: Settings, tmp_path: Path
+) -> None:
+    archive = zip_folder(make_dataset(tmp_path / "made"), tmp_path / "made.zip").read_bytes()
+    dataset = datasets.upload(resources, "Made", playing.incoming(resources, archive), None)
+
+    with started(settings, ["worker.dispatcher", "--lanes", "cpu,train"]) as process:
+        wait_until(lambda: job(resources, dataset.job_id).state is JobState.SUCCEEDED)
+        process.terminate()
+
+        assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_a_lane_that_does_not_exist_is_refused(settings: Settings) -> None:
+    with started(settings, ["worker.dispatcher", "--lanes", "cpu,gpu"]) as process:
+        assert process.wait(PATIENCE_SECONDS) == 2
