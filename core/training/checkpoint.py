@@ -169,7 +169,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     """Return the CRC-32 of all tensors, ordered by name."""
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(memoryview(tensors[name].flatten().view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
     return value
 
 

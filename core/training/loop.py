@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -216,9 +216,10 @@ def _mean(losses: Sequence[Tensor], state: TrainingState) -> float:
     return finite.mean().item()
 
 
-@contextmanager
-def _drawn(state: TrainingState, setup: FoldSetup, *, is_training: bool) -> Iterator[Iterator[Batch]]:
-    """Provide the batches of this epoch, and end their background thread afterwards, whatever happens."""
+def _drawn(
+    state: TrainingState, setup: FoldSetup, *, is_training: bool
+) -> closing[Generator[Batch, None, None]]:
+    """Return the batches of this epoch, in a context that ends their background thread."""
     sampling = SamplingSetup(
         cases=setup.training_cases if is_training else setup.validation_cases,
         configuration=setup.configuration,
@@ -228,12 +229,7 @@ def _drawn(state: TrainingState, setup: FoldSetup, *, is_training: bool) -> Iter
         deep_supervision_scales=deep_supervision_scales(setup.configuration.architecture),
         is_training=is_training,
     )
-    drawn = batches(sampling, state.epoch, state.device)
-    try:
-        yield drawn
-    finally:
-        if isinstance(drawn, Generator):
-            drawn.close()
+    return closing(batches(sampling, state.epoch, state.device))
 
 
 def _watched(

@@ -90,7 +90,7 @@ def train_step(state: TrainingState, batch: Batch, loss: Loss, gradient_norm_lim
         torch.nn.utils.clip_grad_norm_(network.parameters(), gradient_norm_limit)
         optimizer.step()
     else:
-        scaler.scale(value).backward()
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(network.parameters(), gradient_norm_limit)
         scaler.step(optimizer)
