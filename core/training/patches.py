@@ -1,7 +1,7 @@
 """Which patches make a batch, and how batches are made ahead of the network that waits for them."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,7 +71,7 @@ class SampleParameters(Record):
     augmentation: AugmentationParameters
 
 
-def batches(setup: SamplingSetup, epoch: int, device: torch.device) -> Iterator[Batch]:
+def batches(setup: SamplingSetup, epoch: int, device: torch.device) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch, made ahead by one thread.
 
     Batch k of an epoch depends on the seed, the epoch and k alone, so a resumed training goes on along
@@ -95,7 +95,9 @@ def batches(setup: SamplingSetup, epoch: int, device: torch.device) -> Iterator[
     return made_ahead(lambda iteration: make_batch(setup, (epoch, iteration), device), count)
 
 
-def _made_on_gpu(setup: SamplingSetup, epoch: int, count: int, device: torch.device) -> Iterator[Batch]:
+def _made_on_gpu(
+    setup: SamplingSetup, epoch: int, count: int, device: torch.device
+) -> Generator[Batch, None, None]:
     """Make batches on a stream of their own, so that waiting for one never waits for the network."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 

@@ -1,7 +1,7 @@
 """Making things ahead of their consumer, in one background thread."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ MADE_AHEAD = 2
 """Batches that are ready or in the making while the network is busy; more would only hold memory."""
 
 
-def made_ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+def made_ahead(make: Callable[[int], T], count: int) -> Generator[T, None, None]:
     """Yield make(0), make(1), … make(count - 1), each computed while its predecessors are consumed.
 
     The thread ends with the iteration, also when the consumer leaves early or fails; what `make` raises
