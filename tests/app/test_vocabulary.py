@@ -1,0 +1,59 @@
+"""What app says of the engine without importing it, and the records that cross a process border."""
+
+from typing import get_args
+from uuid import uuid4
+
+import pytest
+
+from app.jobs import (
+    CROSS_VALIDATION_FOLDS,
+    FINAL_STATES,
+    LANES,
+    PAYLOAD,
+    PROBLEM_TYPE,
+    RESULTS,
+    TRANSITIONS,
+    JobKind,
+    JobState,
+    ObjectRef,
+    PreprocessPayload,
+    Preset,
+    problem_of,
+)
+from core.errors import DatasetError
+from core.planning.presets import PRESETS
+from core.training.splits import cross_validation
+
+
+def test_the_planner_knows_every_preset_that_may_be_asked_for() -> None:
+    assert set(get_args(Preset)) <= set(PRESETS)
+
+
+def test_the_engine_splits_as_many_cases_as_a_training_asks_for_and_no_fewer() -> None:
+    cases = [f"case_{number}" for number in range(CROSS_VALIDATION_FOLDS)]
+
+    assert len(cross_validation(cases)) == CROSS_VALIDATION_FOLDS
+
+
+def test_every_kind_has_a_lane_and_all_but_the_parent_a_result() -> None:
+    assert set(LANES) == set(JobKind)
+    assert set(RESULTS) == set(JobKind) - {JobKind.TRAINING}
+
+
+def test_only_final_states_have_no_way_out() -> None:
+    assert {state for state in JobState if not TRANSITIONS[state]} == FINAL_STATES
+
+
+def test_a_payload_comes_back_from_its_json() -> None:
+    ref = ObjectRef(key="a", sha256="0", size_bytes=1)
+    payload = PreprocessPayload(training_id=uuid4(), archive=ref, plans=ref, configuration="2d")
+
+    assert PAYLOAD.validate_python(payload.model_dump(mode="json")) == payload
+
+
+@pytest.mark.parametrize("context", [{"case": "x"}, {"type": "mine", "detail": "mine"}])
+def test_a_problem_keeps_its_own_words_beside_its_context(context: dict[str, str]) -> None:
+    document = problem_of(DatasetError("case x has no label", **context))
+
+    assert (document["type"], document["detail"]) == (f"{PROBLEM_TYPE}invalid-dataset", "case x has no label")
+    assert document.get("case") == context.get("case")
