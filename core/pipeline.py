@@ -27,6 +27,7 @@ from core.io.cases import (
     read_description,
     verify_dataset,
 )
+from core.io.placement import copy_placement
 from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
 
 if TYPE_CHECKING:
@@ -293,6 +294,7 @@ def predict_files(
     computed = perf_counter()
     segmentation = targets.segmentation
     write_labels(done.segmentation, segmentation, input_reader(model.plan.image_reader_writer, channels[0]))
+    copy_placement(channels[0], segmentation)
     written = perf_counter()
     if targets.preview is not None:
         names = {value: name for name, value in model.description.labels.items() if isinstance(value, int)}
