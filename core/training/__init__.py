@@ -1,0 +1,1 @@
+"""Preprocessed cases → trained weights: patches, augmentation, loss, optimisation; no sliding window."""
