@@ -1,0 +1,199 @@
+"""The engine's command line from a raw dataset to scores, and what each verb says to a mistake."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import __main__ as command_line
+from core.io.image import Geometry
+from core.io.readers import read_header
+from tests.factories import STANDARD, make_dataset
+
+TORCH_FREE = ("verify", "fingerprint", "plan", "preprocess", "evaluate")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A dataset and everything that the verbs made of it."""
+
+    raw: Path
+    plans: Path
+    fingerprint: Path
+    model: Path
+    predictions: Path
+
+
+def run(*arguments: object) -> int:
+    return command_line.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    made = Bench(
+        folder / "raw", folder / "plans.json", folder / "f.json", folder / "model", folder / "predictions"
+    )
+    make_dataset(made.raw, replace(STANDARD, cases=5), held_out=1)
+    description = made.raw / "dataset.json"
+    assert run("fingerprint", "--raw", made.raw, "--out", made.fingerprint) == 0
+    plan = ("plan", "--dataset-json", description, "--fingerprint", made.fingerprint, "--out", made.plans)
+    assert run(*plan, "--reader", "SimpleITKIO") == 0
+    train = ("train", "--raw", made.raw, "--plans", made.plans, "--configuration", "3d_fullres")
+    short = ("--epochs", 2, "--iterations-per-epoch", 2, "--out", made.model)
+    assert run(*train, *short) == 0
+    predict = ("predict", "--model", made.model, "--input", made.raw / "imagesTs")
+    assert run(*predict, "--out", made.predictions) == 0
+    return made
+
+
+def test_verify_accepts_a_sound_dataset(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    status = run("verify", "--raw", bench.raw)
+
+    assert status == 0
+    assert "5 cases, no problem found" in capsys.readouterr().out
+
+
+def test_a_trained_model_is_a_complete_folder(bench: Bench) -> None:
+    names = {path.name for path in bench.model.iterdir()} | {
+        path.name for path in (bench.model / "fold_0").iterdir()
+    }
+
+    assert {"dataset.json", "plans.json", "model.json"} <= names
+    assert {"weights.safetensors", "fold.json", "epochs.jsonl", "validation"} <= names
+
+
+def test_every_epoch_stands_once_in_the_log(bench: Bench) -> None:
+    lines = (bench.model / "fold_0" / "epochs.jsonl").read_text().splitlines()
+
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+
+
+def test_a_finished_training_is_not_trained_again(bench: Bench) -> None:
+    weights = bench.model / "fold_0" / "weights.safetensors"
+    before = weights.read_bytes()
+
+    status = run(
+        "train", "--raw", bench.raw, "--plans", bench.plans, "--configuration", "3d_fullres",
+        "--epochs", 2, "--iterations-per-epoch", 2, "--out", bench.model,
+    )  # fmt: skip
+
+    assert status == 0
+    assert weights.read_bytes() == before
+
+
+def test_a_prediction_lies_where_its_image_lies(bench: Bench) -> None:
+    predicted = sorted(bench.predictions.iterdir())
+    image = _geometry(next(iter(sorted((bench.raw / "imagesTs").iterdir()))))
+
+    assert len(predicted) == 1
+    assert _geometry(predicted[0]) == image
+
+
+def test_evaluate_writes_the_summary_that_others_read(bench: Bench, tmp_path: Path) -> None:
+    summary = tmp_path / "summary.json"
+
+    status = run(
+        "evaluate", "--predictions", bench.raw / "labelsTr", "--references", bench.raw / "labelsTr",
+        "--dataset-json", bench.raw / "dataset.json", "--out", summary,
+    )  # fmt: skip
+
+    assert status == 0
+    assert json.loads(summary.read_text())["foreground_mean"]["Dice"] == 1.0
+
+
+def test_preprocess_stores_every_case(bench: Bench, tmp_path: Path) -> None:
+    status = run(
+        "preprocess", "--raw", bench.raw, "--plans", bench.plans,
+        "--configuration", "2d", "--out", tmp_path / "store",
+    )  # fmt: skip
+
+    assert status == 0
+    assert len([path for path in (tmp_path / "store").iterdir() if path.is_dir()]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["verify", "--raw", "nowhere"], "dataset.json"),
+        (
+            ["plan", "--dataset-json", "no.json", "--fingerprint", "no.json", "--out", "p"],
+            "cannot read no.json",
+        ),
+        (["predict", "--model", "nowhere", "--input", ".", "--out", "o"], "model.json"),
+        (["train", "--raw", ".", "--plans", "no.json", "--configuration", "2d", "--out", "m"], "no.json"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_status_1(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    status = run(*arguments)
+    said = capfd.readouterr().err
+
+    assert status == 1
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_configuration_names_those_there_are(bench: Bench, capfd: Any, tmp_path: Path) -> None:
+    status = run(
+        "preprocess", "--raw", bench.raw, "--plans", bench.plans, "--configuration", "4d", "--out", tmp_path
+    )
+
+    assert status == 1
+    assert "3d_fullres" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("fold", ["x", "-1"])
+def test_a_wrong_fold_is_refused(bench: Bench, fold: str, capfd: Any, tmp_path: Path) -> None:
+    status = run(
+        "train", "--raw", bench.raw, "--plans", bench.plans, "--configuration", "2d",
+        "--out", tmp_path, "--fold", fold,
+    )  # fmt: skip
+
+    assert status == 1
+    assert "no fold" in capfd.readouterr().err
+
+
+def test_a_verb_that_does_not_exist_is_a_usage_error(capfd: Any) -> None:
+    assert run("fly") == 2
+    assert "fly" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", TORCH_FREE)
+def test_stages_without_a_network_leave_torch_out(verb: str, bench: Bench, tmp_path: Path) -> None:
+    """Importing torch costs 1.6 s, and the planning image need not hold it."""
+    raw, description = bench.raw, bench.raw / "dataset.json"
+    plan = ("--dataset-json", description, "--fingerprint", bench.fingerprint, "--reader", "SimpleITKIO")
+    preprocess = ("--raw", raw, "--plans", bench.plans, "--configuration", "3d_fullres")
+    evaluate = ("--predictions", raw / "labelsTr", "--references", raw / "labelsTr")
+    arguments = {
+        "verify": ("--raw", raw),
+        "fingerprint": ("--raw", raw, "--out", tmp_path / "f.json"),
+        "plan": (*plan, "--out", tmp_path / "p.json"),
+        "preprocess": (*preprocess, "--out", tmp_path / "store"),
+        "evaluate": (*evaluate, "--dataset-json", description, "--out", tmp_path / "s.json"),
+    }[verb]
+    program = (
+        "import sys; from core.__main__ import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, verb, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def _geometry(path: Path) -> Geometry:
+    return read_header(path).geometry
