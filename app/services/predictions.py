@@ -145,7 +145,8 @@ def _create(
 
 
 def _require_channels(model: TrainedModel, sent: int) -> None:
-    if sent != len(model.channels):
+    """Refuse a wrong number of files; a single one may hold all channels, as color pictures do."""
+    if sent not in (1, len(model.channels)):
         raise RequestError(
             f"the model takes {len(model.channels)} channel(s), in this order: {', '.join(model.channels)}; "
             f"{sent} image(s) came; send the field image once per channel",
