@@ -6,6 +6,7 @@ compares with its reference, draws a picture, stops the service, and ends with o
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ console = Console(highlight=False)
 def main() -> int:
     """Run the demo; 0 when it went through, 1 with a sentence when it did not."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("The demo was asked to stop."))
     folder = arguments.output / time.strftime("run-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     try:
@@ -110,7 +112,8 @@ def _upload(client: Client, task: Task) -> str:
     if dataset["state"] != "ready":
         problems = "\n".join(f"  {one['case'] or 'dataset'}: {one['message']}" for one in dataset["problems"])
         raise DemoError(f"the dataset is {dataset['state']}:\n{problems}")
-    console.print(f"[bold]Checked[/]  {len(dataset['cases'])} cases, labels: {', '.join(dataset['labels'])}")
+    names = ", ".join(foreground(dataset["labels"]))
+    console.print(f"[bold]Checked[/]  {len(dataset['cases'])} cases, labels: {names}", soft_wrap=True)
     return str(accepted["id"])
 
 
