@@ -108,6 +108,33 @@ def test_a_fresh_residual_block_is_its_shortcut() -> None:
     assert torch.equal(block(features), features)
 
 
+@pytest.mark.parametrize("features", [[4, 8, 8], [4, 4, 8]], ids=["projected", "pooled"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_residual_networks_train_in_bfloat16(axes: int, features: list[int]) -> None:
+    network = build_network(architecture("residual", 3, axes, features_per_stage=features), 1, 2)
+    voxels = torch.rand(2, 1, *[16] * axes, generator=torch.Generator().manual_seed(0))
+    exact = network(voxels)[0]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(voxels)[0]
+    logits.float().square().mean().backward()
+
+    assert logits.dtype == torch.bfloat16
+    assert (logits - exact).abs().max() < 0.05 * exact.abs().max()
+    assert network.get_parameter("encoder.stages.0.blocks.0.conv1.conv.weight").grad is not None
+
+
+def test_a_pooled_projection_is_pooling_then_projection() -> None:
+    network = build_network(architecture("residual", 2, 3, features_per_stage=[4, 8]), 1, 2)
+    shortcut = network.get_submodule("encoder.stages.1.blocks.0.skip")
+    conv, norm = (shortcut.get_submodule(name) for name in ("1.conv", "1.norm"))
+    features = torch.rand(2, 4, 6, 8, 4)
+
+    expected = norm(conv(torch.nn.functional.avg_pool3d(features, 2, 2)))
+
+    torch.testing.assert_close(shortcut(features), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_deep_supervision_gives_every_resolution_and_its_absence_the_highest() -> None:
     network = build_network(architecture(stages=4, axes=2, features_per_stage=[4, 4, 4, 4]), 2, 3)
     voxels = torch.rand(1, 2, 16, 24)
