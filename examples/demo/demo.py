@@ -27,9 +27,9 @@ from core.errors import DomainError
 from core.io.preview import save_preview
 from core.io.readers import read_image, read_labels, reader_for_file
 
-EPOCHS = 20
-ITERATIONS_PER_EPOCH = 40
-"""Fixed, whatever the machine: 800 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
+EPOCHS = 60
+ITERATIONS_PER_EPOCH = 25
+"""Fixed, whatever the machine: 1500 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
 
 REQUEST_SECONDS = 300
 """Longest wait for one answer; an upload is an answer too."""
