@@ -41,6 +41,46 @@ class Service:
         """Return a job once it has ended."""
         return wait_for(lambda: _if_ended(self.get(f"/jobs/{job_id}")))
 
+    def upload(self, archive: Path, name: str = "Phantoms") -> Any:
+        """Send a zipped dataset, wait for its check, and return it."""
+        response = self.client.post(
+            "/datasets",
+            params={"name": name},
+            content=archive.read_bytes(),
+            headers={"Content-Type": "application/zip", "Prefer": "wait=60"},
+        )
+        assert response.status_code == 200, response.text
+        return self.get(response.json()["links"]["self"])
+
+    def train(self, dataset: Any, **request: Any) -> Any:
+        """Start a training and return what was accepted."""
+        response = self.client.post("/train", json={"dataset_id": dataset["id"], **request})
+        assert response.status_code == 202, response.text
+        assert response.headers["Location"].endswith(f"/jobs/{response.json()['job_id']}")
+        return response.json()
+
+    def predict(self, model_id: str, image: Path) -> Any:
+        """Send an image to a model, wait for the end, and return the prediction."""
+        job = self.end_of(self.send(model_id, image)["job_id"])
+        assert job["state"] == "succeeded", job["error"]
+        return self.get(f"/predictions/{job['result']['prediction_id']}")
+
+    def send(self, model_id: str, image: Path) -> Any:
+        """Send an image to a model and return what was accepted."""
+        response = self.client.post(
+            "/predict", files={"image": (image.name, image.read_bytes())}, data={"model": model_id}
+        )
+        assert response.status_code == 202, response.text
+        return response.json()
+
+    def segmentation(self, prediction: Any, path: Path) -> Path:
+        """Save the label map of a prediction."""
+        response = self.client.get(prediction["links"]["segmentation"])
+        assert response.status_code == 200, response.text
+        assert response.headers["content-disposition"].endswith(f'{prediction["file_ending"]}"')
+        path.write_bytes(response.content)
+        return path
+
     def descendants(self) -> dict[int, str]:
         """Return the service's processes below `up`, with their command lines."""
         return descendants_of(self.process.pid)

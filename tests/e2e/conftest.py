@@ -1,0 +1,93 @@
+"""One service and one trained model for all end-to-end tests: trained through three interruptions."""
+
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.running import Service, is_alive, kill, running, wait_for
+from tests.factories import Recipe, make_dataset, zip_folder
+
+RECIPE = Recipe(cases=6, shape=(16, 20, 18), ending=".nii.gz")
+
+EPOCHS = 24
+
+TRAINING = {"folds": [0], "epochs": EPOCHS, "iterations_per_epoch": 2, "seed": 1}
+
+
+@dataclass
+class World:
+    """A running service with a trained model."""
+
+    service: Service
+    data: Path
+    log: Path
+    dataset: Any
+    training: Any
+    job: Any
+
+    @property
+    def model_id(self) -> str:
+        """Of the trained model."""
+        return str(self.training["model_id"])
+
+    def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """Read the database."""
+        with closing(sqlite3.connect(self.data / "service.db")) as database:
+            return database.execute(query, values).fetchall()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("service")
+    archive = zip_folder(make_dataset(folder / "raw", RECIPE), folder / "phantoms.zip", inside="Phantoms")
+    data, log = folder / "data", folder / "log"
+    with running(data, log) as service:
+        dataset = service.upload(archive)
+        assert dataset["state"] == "ready", dataset["problems"]
+        accepted = service.train(dataset, **TRAINING)
+        _wait_for_epochs(service, accepted["id"], 2)
+        _kill_the_training_child(service)
+        _wait_for_epochs(service, accepted["id"], 6)
+        _kill_the_service(service)
+    with running(data, log) as service:
+        _wait_for_epochs(service, accepted["id"], 10)
+        _end_the_service(service)
+    with running(data, log) as service:
+        job = service.end_of(accepted["job_id"])
+        training = service.get(f"/trainings/{accepted['id']}")
+        yield World(service, data, log, dataset, training, job)
+
+
+def _wait_for_epochs(service: Service, training_id: str, count: int) -> None:
+    wait_for(lambda: len(service.get(f"/trainings/{training_id}")["epochs"]) >= count or None)
+
+
+def _kill_the_training_child(service: Service) -> None:
+    """Kill the process that trains."""
+    child = next(pid for pid, command in service.descendants().items() if "worker.child" in command)
+    kill(child)
+    wait_for(lambda: None if is_alive(child) else child)
+
+
+def _kill_the_service(service: Service) -> None:
+    """Kill every process of the service but those that compute; those must end by themselves."""
+    everything = {service.process.pid: "up"} | service.descendants()
+    for pid, command in everything.items():
+        if "worker.child" not in command and "worker.predictor" not in command:
+            kill(pid)
+    service.process.wait()
+    wait_for(lambda: None if any(is_alive(pid) for pid in everything) else everything, seconds=10)
+
+
+def _end_the_service(service: Service) -> None:
+    """Ask the service to end, as Ctrl-C does."""
+    everything = service.descendants()
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(60) == 0
+    assert not any(is_alive(pid) for pid in everything)
