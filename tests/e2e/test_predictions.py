@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813 - its customary name
 
 from app.settings import Settings
 from tests.e2e.conftest import RECIPE, World
-from tests.e2e.running import ROOT
+from tests.e2e.running import ROOT, kill
 from tests.factories import make_phantom, rotation_xyz, write_array
 
 pytestmark = [
@@ -107,6 +107,16 @@ def test_the_second_prediction_loads_nothing(world: World, image: Path) -> None:
     assert second["provenance"]["warm"] is True
     assert second["provenance"]["folds"] == [0]
     assert second["timings"]["network"] > 0
+
+
+def test_a_predictor_that_was_killed_is_replaced(world: World, image: Path) -> None:
+    world.service.predict(world.model_id, image)
+    predictor = next(pid for pid, name in world.service.descendants().items() if "worker.predictor" in name)
+    kill(predictor)
+
+    prediction = world.service.predict(world.model_id, image)
+
+    assert prediction["provenance"]["warm"] is False
 
 
 def test_the_preview_is_a_picture(world: World, image: Path) -> None:
