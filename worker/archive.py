@@ -19,6 +19,8 @@ LONGEST_PART_BYTES = 200
 """Of one folder or file name in UTF-8; file systems end at 255, and ours get suffixes."""
 LONGEST_NAME_BYTES = 1000
 """Of a whole name in UTF-8; systems end at 4096 for the workspace's folder and it together."""
+MOST_PARTS = 16
+"""Of one name; 10⁵ files, each in hundreds of folders of its own, would use up the disk's inodes."""
 RATIO_FREE_BYTES = 10 * CHUNK_BYTES
 """Below this size nobody is harmed by a high ratio; an empty label map compresses a thousandfold."""
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -39,7 +41,9 @@ END_START = b"PK\x05\x06"
 LARGE_END = struct.Struct("<4s36xQ8x")
 """The same in a zip64: signature, size of the directory (APPNOTE 4.3.14); a locator follows."""
 LARGE_END_START = b"PK\x06\x06"
-LOCATOR_BYTES = 20
+LOCATOR = struct.Struct("<4s4xQ4x")
+"""Where a zip64 says that its end begins: signature, position (APPNOTE 4.3.15)."""
+LOCATOR_START = b"PK\x06\x07"
 LONGEST_COMMENT_BYTES = 0xFFFF
 LOCAL_HEADER_BYTES = 30
 """Of an entry's own header, name and extra field aside (APPNOTE 4.3.7)."""
@@ -142,11 +146,14 @@ def _directory(file: BinaryIO) -> tuple[int, int]:
     end = tail_start + found
     if end + END.size + comment != length:
         raise ArchiveError("the archive goes on after its end; make the zip anew")
-    large = end - LOCATOR_BYTES - LARGE_END.size
+    large = end - LOCATOR.size - LARGE_END.size
     if large >= 0:
         file.seek(large)
         signature, large_size = LARGE_END.unpack(file.read(LARGE_END.size))
-        if signature == LARGE_END_START:
+        locator, position = LOCATOR.unpack(file.read(LOCATOR.size))
+        if locator == LOCATOR_START:  # zipfile looks at this one too; both must see the same directory.
+            if signature != LARGE_END_START or position != large:
+                raise ArchiveError("the directory of the archive is damaged; make the zip anew")
             end, size = large, large_size
     if size > end:
         raise ArchiveError("the directory of the archive is damaged; make the zip anew")
@@ -193,15 +200,15 @@ def _checked(members: Sequence[zipfile.ZipInfo], packed: int, limits: ArchiveLim
 def _require_distinct(names: Iterable[str]) -> None:
     """Refuse two files of one name on any system, and a file in whose place a folder must be."""
     seen: set[str] = set()
-    folders: set[str] = set()
     for name in names:
         same = unicodedata.normalize("NFC", name).casefold()
         if same in seen:
             raise ArchiveError(f"the archive holds {name!r} twice (letter case and accents aside)")
         seen.add(same)
-        folders.update(str(parent) for parent in PurePosixPath(same).parents)
-    if both := sorted(seen & folders):
-        raise ArchiveError(f"{both[0]!r} is both a file and a folder in the archive; rename one")
+    for same in seen:
+        for parent in PurePosixPath(same).parents:
+            if str(parent) in seen:
+                raise ArchiveError(f"{str(parent)!r} is both a file and a folder in the archive; rename one")
 
 
 def _require_harmless(member: zipfile.ZipInfo) -> None:
@@ -225,6 +232,7 @@ def _is_safe(name: str) -> bool:
     lowered = name.lower()
     return (
         len(name.encode()) <= LONGEST_NAME_BYTES
+        and name.count("/") < MOST_PARTS
         and not any(unicodedata.category(letter).startswith("C") for letter in name)
         and not any(sign in lowered for sign in ("\\", ":", "%2e", "%2f", "%5c", "%25"))
         and all(_is_safe_part(part) for part in lowered.split("/"))

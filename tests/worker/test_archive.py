@@ -130,6 +130,7 @@ def test_an_archive_of_no_single_dataset_is_refused(
         "x" * 201,
         "ü" * 101,
         "/".join(["folder"] * 200),
+        "/".join(["a"] * 17),
     ],
 )
 def test_a_name_that_is_not_plain_is_refused(zipped: Write, folder: Path, name: str) -> None:
@@ -350,6 +351,34 @@ def test_a_large_format_that_lies_about_its_directory_is_refused(
     _make_large(archive, size=size)
 
     refuse(archive, folder, ".")
+
+
+def test_a_directory_cannot_hide_behind_a_smaller_one(tmp_path: Path, folder: Path) -> None:
+    archive = tmp_path / "hidden.zip"
+    few = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
+    end = struct.pack(
+        "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, len(few), 0
+    )  # fmt: skip
+    with zipfile.ZipFile(archive, "w") as opened:
+        for number in range(200):
+            opened.writestr(f"{number}", b"")
+        last = opened.infolist()[-1]
+        last.comment = few + end + bytes(20)
+
+    assert len(zipfile.ZipFile(archive).infolist()) == 200
+    refuse(archive, folder, "more than 100 files")
+
+
+def test_a_large_format_whose_end_is_elsewhere_is_refused(tmp_path: Path, folder: Path) -> None:
+    archive = tmp_path / "large.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("a", b"abcd")
+    _make_large(archive)
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 8] ^= 1
+    archive.write_bytes(content)
+
+    refuse(archive, folder, "directory of the archive is damaged")
 
 
 class StopsAtOnce(SilentObserver):
