@@ -1,7 +1,9 @@
 """Datasets over HTTP: upload in every form, limits, read, delete."""
 
+import base64
 import hashlib
 import http.client
+import json
 import resource
 from collections.abc import Iterator
 from uuid import UUID, uuid4
@@ -252,7 +254,23 @@ def test_lists_come_in_pages(client: httpx.Client, resources: Resources) -> None
     assert seen == sent[::-1]
 
 
-@pytest.mark.parametrize("cursor", ["x", "bm8", "WyJhIiwgImIiXQ", "W1tdLCBbXV0", "é", "A" * 501])
+def cursor_of(moment: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([moment, "0" * 32]).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "x",
+        "bm8",
+        "WyJhIiwgImIiXQ",
+        "W1tdLCBbXV0",
+        "é",
+        "A" * 501,
+        cursor_of("0001-01-01T00:00:00+14:00"),
+        cursor_of("9999-12-31T23:59:59-14:00"),
+    ],
+)
 def test_a_cursor_that_we_did_not_give_is_refused(client: httpx.Client, cursor: str) -> None:
     assert "cursor" in problem_of(client.get("/datasets", params={"cursor": cursor}), 422)
 
