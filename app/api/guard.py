@@ -5,15 +5,17 @@ import logging
 import re
 from collections.abc import Mapping
 from hashlib import sha256
+from http import HTTPStatus
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.errors import ForbiddenError, UnauthorizedError
+from app.errors import ForbiddenError, TooLargeError, UnauthorizedError
 from app.log import request_id
 from app.settings import Settings
 from core.errors import DomainError
@@ -22,6 +24,12 @@ log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health/live", "/v1/health/live"})
 """What may be asked without a key: whether the process is alive, and nothing of what it holds."""
+
+UPLOAD_PATHS = frozenset({"/datasets", "/predict", "/v1/datasets", "/v1/predict"})
+"""Whose routes stream their bodies to disk, within limits of their own."""
+
+LARGEST_BODY_BYTES = 1024 * 1024
+"""Of any other request; it is held in memory."""
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names under which this machine calls itself. Any other in the Host header means that a web page has let
@@ -71,7 +79,8 @@ class Guard:
 
         try:
             self._require_allowed(scope, headers)
-            await self._app(scope, receive, send_guarded)
+            body = receive if scope["path"] in UPLOAD_PATHS else _bounded(receive, headers)
+            await self._app(scope, body, send_guarded)
         except DomainError as error:
             await problems.from_error(error)(scope, receive, send_guarded)
         except ClientDisconnect:
@@ -102,6 +111,30 @@ class Guard:
             raise UnauthorizedError(
                 "the API key is missing or wrong; send it as `Authorization: Bearer …` or `X-API-Key`"
             )
+
+
+def _bounded(receive: Receive, headers: Headers) -> Receive:
+    """Return a body that ends with an error when it grows too long.
+
+    Raises:
+        TooLargeError: It is said to be too long.
+    """
+    sentence = f"the body is longer than {LARGEST_BODY_BYTES} bytes, which is all that this address takes"
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > LARGEST_BODY_BYTES:
+        raise TooLargeError(sentence, limit_bytes=LARGEST_BODY_BYTES)
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > LARGEST_BODY_BYTES:
+            # Not an error of ours: the framework would take that for a body that is no JSON.
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+        return message
+
+    return receive_bounded
 
 
 def _request_name(headers: Headers) -> str:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from app.errors import (
@@ -65,6 +66,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(PoolTimeoutError, _database_error)  # No connection became free.
 
 
 def from_error(error: DomainError) -> JSONResponse:
@@ -122,7 +124,8 @@ def _http_exception(_request: Request, error: Any) -> JSONResponse:
         HTTPStatus.NOT_FOUND: "there is nothing at this address",
         HTTPStatus.METHOD_NOT_ALLOWED: "this address does not take this method",
     }
-    kind = status.phrase.lower().replace(" ", "-")
+    is_too_large = status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = TooLargeError.kind if is_too_large else status.phrase.lower().replace(" ", "-")
     detail = sentences.get(status, str(error.detail))
     return _response(status, problem_document(kind, detail), error.headers)
 

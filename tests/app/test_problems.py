@@ -1,6 +1,7 @@
 """Whatever is sent, the answer is a problem document below 500, and tells nothing of our insides."""
 
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -93,6 +94,14 @@ def test_a_wrong_method_names_a_right_one(client: httpx.Client) -> None:
 )
 def test_odd_bodies_get_a_problem(client: httpx.Client, body: bytes) -> None:
     require_problem(client.post("/train", content=body, headers={"Content-Type": "application/json"}))
+
+
+@pytest.mark.parametrize("body", [bytes(2 * 1024**2), [bytes(2 * 1024**2)]], ids=["announced", "in pieces"])
+def test_a_body_that_would_fill_the_memory_is_refused(client: httpx.Client, body: Iterable[bytes]) -> None:
+    response = client.post("/train", content=body, headers={"Content-Type": "application/json"})
+
+    require_problem(response)
+    assert (response.status_code, response.json()["code"]) == (413, "too-large")
 
 
 def test_every_invalid_field_is_named_at_once(client: httpx.Client) -> None:
