@@ -15,6 +15,7 @@ ENDINGS = {
     ".nrrd": "nrrd",
     ".mha": "metaimage",
     ".png": "png",
+    ".bmp": "bmp",
     ".tif": "tiff",
     ".tiff": "tiff",
 }
@@ -26,6 +27,7 @@ STANDARD_ENDING = {
     "nrrd": ".nrrd",
     "metaimage": ".mha",
     "png": ".png",
+    "bmp": ".bmp",
     "tiff": ".tif",
 }
 """What a file without a telling name is called."""
@@ -36,6 +38,7 @@ MEDIA_TYPES = {
     ".nrrd": "application/octet-stream",
     ".mha": "application/octet-stream",
     ".png": "image/png",
+    ".bmp": "image/bmp",
     ".tif": "image/tiff",
     ".tiff": "image/tiff",
 }
@@ -46,6 +49,7 @@ GZIP_START = b"\x1f\x8b"
 STARTS = {
     "nrrd": (b"NRRD000",),
     "png": (b"\x89PNG\r\n\x1a\n",),
+    "bmp": (b"BM",),
     "tiff": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
     "metaimage": (b"ObjectType", b"NDims"),
 }
@@ -70,7 +74,7 @@ def file_ending(name: str | None, head: bytes) -> str:
             if named
             else "this is no image"
         )
-        raise ImageError(f"{said}; send NIfTI (.nii, .nii.gz), NRRD, MHA, PNG or TIFF")
+        raise ImageError(f"{said}; send NIfTI (.nii, .nii.gz), NRRD, MHA, PNG, BMP or TIFF")
     if named is not None and ENDINGS[named] != content:
         raise ImageError(
             f"the file ends in {named}, but its content is {STANDARD_ENDING[content]}; rename it and send it again"

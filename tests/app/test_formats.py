@@ -18,6 +18,7 @@ BEGINNINGS = {
     ".nrrd": b"NRRD0005\ntype: short",
     ".mha": b"ObjectType = Image\nNDims = 3",
     ".png": b"\x89PNG\r\n\x1a\n" + bytes(20),
+    ".bmp": b"BM" + bytes(60),
     ".tif": b"II*\x00" + bytes(20),
     ".tiff": b"MM\x00*" + bytes(20),
 }

@@ -20,13 +20,19 @@ from app.jobs import (
     Preset,
     problem_of,
 )
+from app.services.formats import ENDINGS
 from core.errors import DatasetError
+from core.io.readers import known_endings
 from core.planning.presets import PRESETS
 from core.training.splits import cross_validation
 
 
 def test_the_planner_knows_every_preset_that_may_be_asked_for() -> None:
     assert set(get_args(Preset)) <= set(PRESETS)
+
+
+def test_whatever_format_can_be_learnt_from_can_be_predicted() -> None:
+    assert set(ENDINGS) == set(known_endings())
 
 
 def test_the_engine_splits_as_many_cases_as_a_training_asks_for_and_no_fewer() -> None:
