@@ -51,6 +51,7 @@ def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[s
     """
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # Half of a surrogate pair could be written nowhere.
     except (ValueError, RecursionError) as reason:
         raise error(f"{name} is not valid JSON: {reason}") from reason
     if not isinstance(value, dict):

@@ -304,7 +304,7 @@ def test_an_older_description_is_told_how_to_write_it(tmp_path: Path) -> None:
         read_description(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"labels": {}}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"labels": {}}', "[" * 100_000, '{"name": "\\ud800"}'])
 def test_a_broken_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_text(text)
 
