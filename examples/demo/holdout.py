@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -47,7 +48,7 @@ def hold_out(archive: Path, folder: Path) -> Task:
             extracted = [_extract(source, name, folder) for name in (*images, label)]
             smaller = folder / "dataset.zip"
             _pack_without(source, smaller, layout, case)
-    except (OSError, zipfile.BadZipFile) as reason:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as reason:
         raise HoldOutError(f"{archive} cannot be read: {reason}") from reason
     return Task(
         name=layout.root.name or archive.stem,
@@ -70,6 +71,7 @@ def _layout(source: zipfile.ZipFile, archive: Path) -> _Layout:
     try:
         description = json.loads(source.read(found[0]))
         cases = _cases(description, root, names)
+        _ = description["file_ending"], description["labels"], int(description["numTraining"])
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise HoldOutError(f"{archive}: dataset.json lacks or garbles {reason}") from reason
     if not cases:

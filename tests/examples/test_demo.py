@@ -73,6 +73,15 @@ def test_an_archive_without_a_dataset_is_refused_with_a_sentence(tmp_path: Path)
         hold_out(archive, tmp_path / "work")
 
 
+def test_a_description_that_lacks_something_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    archive = tmp_path / "incomplete.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("dataset.json", json.dumps({"channel_names": {"0": "T1"}, "file_ending": ".nii"}))
+
+    with pytest.raises(HoldOutError, match="lacks or garbles 'labels'"):
+        hold_out(archive, tmp_path / "work")
+
+
 def _zip(folder: Path, cases: list[str]) -> Path:
     """Pack a dataset of two channels whose files tell who they are."""
     archive = folder / "dataset.zip"
