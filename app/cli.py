@@ -109,8 +109,8 @@ def _plain_errors() -> Iterator[None]:
     except ValidationError as error:
         typer.echo(f"nnunet-service: the settings cannot be used: {describe(error)}", err=True)
         raise typer.Exit(2) from error
-    except DomainError as error:
-        typer.echo(f"nnunet-service: {error.message}", err=True)
+    except (DomainError, OSError) as error:
+        typer.echo(f"nnunet-service: {error}", err=True)
         raise typer.Exit(1) from error
 
 
