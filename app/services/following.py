@@ -10,7 +10,7 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.base import now
-from app.db.models import Job, JobEvent, Training
+from app.db.models import Job, Training
 from app.errors import NotFoundError
 from app.jobs import FINAL_STATES, JobKind, JobState, TrainingRequest
 from app.services import graph
@@ -103,11 +103,6 @@ def status_of(session: Session, jobs: Sequence[Job]) -> list[JobStatus]:
         else _single_status(session, job)
         for job in jobs
     ]
-
-
-def events_of(session: Session, job_id: UUID) -> list[JobEvent]:
-    """Return a job's transitions, oldest first."""
-    return list(session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id)))
 
 
 def _single_status(session: Session, job: Job) -> JobStatus:

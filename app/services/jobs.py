@@ -1,7 +1,7 @@
 """The life of a job as workers and clients steer it: claim, beat, record, end, cancel, sweep."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,6 @@ from app.jobs import (
     JobKind,
     JobState,
     Lane,
-    ObjectRef,
     TrainResult,
     WorkOrder,
     problem_document,
@@ -143,7 +142,7 @@ def succeed(session: Session, claim: Claim, result: Record) -> None:
         LeaseLostError: The job is no longer this worker's.
     """
     job = _hold(session, claim)
-    register_objects(session, getattr(result, "files", {}).values())
+    outcomes.register_objects(session, getattr(result, "files", {}).values())
     if job.state is JobState.CANCELING:
         _end(session, job, JobState.CANCELED, _canceled_by_request())
     else:
@@ -234,11 +233,6 @@ def cancel(session: Session, job_id: UUID) -> Job:
     else:
         _cancel_one(session, job)
     return job
-
-
-def register_objects(session: Session, refs: Iterable[ObjectRef]) -> None:
-    """Write the rows of files that were published; `succeed` does it for those of its result."""
-    outcomes.register_objects(session, refs)
 
 
 def _start(session: Session, job: Job) -> Claim:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from app.errors import RequestError
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,6 @@ class Page(Generic[T]):
 
     items: Sequence[T]
     next_cursor: str | None
-
-    def map(self, view: Callable[[T], U]) -> "Page[U]":
-        """Return the same page of other things."""
-        return Page([view(item) for item in self.items], self.next_cursor)
 
 
 def read_page(session: Session, query: Select[Any], table: Any, request: PageRequest) -> Page[Any]:
