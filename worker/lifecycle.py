@@ -15,6 +15,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from app import log as logs
 from app.db.base import Sessions, transaction
 from app.errors import LeaseLostError
@@ -318,6 +320,8 @@ def _publish(worker: Worker, claim: Claim, ending: Message) -> None:
     except LeaseLostError:
         for ref in refs.values():
             store.delete(ref.key)
+        raise
+    except OperationalError:  # The database is away, the work is not lost: the lease ends and it goes on.
         raise
     except Exception as error:
         log.exception("a result could not be stored")

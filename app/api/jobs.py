@@ -142,9 +142,15 @@ async def get_job(
 
 
 @router.post("/{job_id}/cancel", dependencies=[NoQuery], status_code=202)
-async def cancel_job(job_id: UUID, resources: ResourcesDep, base: BaseDep) -> JobView:
+async def cancel_job(job_id: UUID, resources: ResourcesDep, base: BaseDep, response: Response) -> JobView:
     """Ask that a job ends; asking twice changes nothing. A training ends with all its jobs."""
-    return view_of(await run_in_threadpool(_cancel, resources, job_id), base)
+    status = await run_in_threadpool(_cancel, resources, job_id)
+    response.headers["Location"] = f"{base}/jobs/{job_id}"
+    if status.has_ended:
+        response.status_code = 200
+    else:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return view_of(status, base)
 
 
 def _cancel(resources: Resources, job_id: UUID) -> JobStatus:

@@ -31,6 +31,9 @@ EPOCHS = 60
 ITERATIONS_PER_EPOCH = 25
 """Fixed, whatever the machine: 1500 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
 
+FEWEST_CASES_FOR_FOLDS = 5
+"""With fewer, no cross-validation can be dealt; the demo then trains on all of them."""
+
 REQUEST_SECONDS = 300
 """Longest wait for one answer; an upload is an answer too."""
 
@@ -81,7 +84,9 @@ def run(task: Task, folder: Path, settings: Json) -> Json:
         console.print(f"[bold]Service[/]  {address}, logs in {folder / 'service.log'}", soft_wrap=True)
         client = Client(http)
         dataset_id = _upload(client, task)
-        training_id, model_id = _train(client, dataset_id, settings)
+        cases = len(client.get(f"/datasets/{dataset_id}")["cases"])
+        folds: list[int | str] = [0] if cases >= FEWEST_CASES_FOR_FOLDS else ["all"]
+        training_id, model_id = _train(client, {"dataset_id": dataset_id, "folds": folds, **settings})
         prediction_id = _predict(client, model_id, task)
         prediction = client.get(f"/predictions/{prediction_id}")
         segmentation = folder / f"segmentation{task.file_ending}"
@@ -117,15 +122,15 @@ def _upload(client: Client, task: Task) -> str:
     return str(accepted["id"])
 
 
-def _train(client: Client, dataset_id: str, settings: Json) -> tuple[str, str]:
-    """POST /train for one fold and wait for the model."""
-    accepted = client.train({"dataset_id": dataset_id, "folds": [0], **settings})
+def _train(client: Client, request: Json) -> tuple[str, str]:
+    """POST /train and wait for the model."""
+    accepted = client.train(request)
     with _progress("train") as watch:
         job = client.follow(accepted["job_id"], watch)
     last = client.get(f"/trainings/{accepted['id']}")["epochs"][-1]
     console.print(
-        f"[bold]Trained[/]  {settings['epochs']} epochs of {settings['iterations_per_epoch']} iterations, "
-        f"validation loss {last['validation_loss']:.3f}, pseudo Dice {last['mean_pseudo_dice'] or 0:.3f}"
+        f"[bold]Trained[/]  {request['epochs']} epochs of {request['iterations_per_epoch']} iterations, "
+        f"loss {last['train_loss']:.3f}, pseudo Dice {last['mean_pseudo_dice'] or 0:.3f}"
     )
     return str(accepted["id"]), str(job["result"]["model_id"])
 

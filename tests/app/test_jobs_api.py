@@ -78,9 +78,24 @@ def test_cancel_over_http(client: httpx.Client, resources: Resources) -> None:
     first = client.post(f"/jobs/{submission.job_id}/cancel")
     again = client.post(f"/jobs/{submission.job_id}/cancel")
 
-    assert (first.status_code, again.status_code) == (202, 202)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.headers["location"] == f"/jobs/{submission.job_id}"
     assert first.json()["state"] == again.json()["state"] == "canceled"
     assert first.json()["error"]["code"] == "canceled"
+
+
+def test_a_running_job_is_asked_to_stop_and_polled_for_its_end(
+    client: httpx.Client, resources: Resources
+) -> None:
+    submission = playing.upload(resources)
+    playing.claim(resources.sessions)
+
+    response = client.post(f"/jobs/{submission.job_id}/cancel")
+
+    assert response.status_code == 202
+    assert response.json()["state"] == "canceling"
+    assert response.headers["location"] == f"/jobs/{submission.job_id}"
+    assert int(response.headers["retry-after"]) >= 1
 
 
 def test_a_job_that_has_succeeded_cannot_be_canceled(client: httpx.Client, resources: Resources) -> None:
