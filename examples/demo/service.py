@@ -20,6 +20,10 @@ START_SECONDS = 120
 
 STOP_SECONDS = 60
 POLL_SECONDS = 1.0
+
+PATIENCE_SECONDS = 20.0
+"""So long the service may be away while a job is followed: it starts a process that died again."""
+
 ADDRESS = re.compile(r"https?://[\w.\-:\[\]]+")
 
 Json = dict[str, Any]
@@ -137,10 +141,18 @@ class Client:
             watch: Shown every state of the job.
 
         Raises:
-            DemoError: It did not succeed.
+            DemoError: It did not succeed, or the service is gone.
         """
+        last_seen = time.monotonic()
         while True:
-            job = self.get(f"/jobs/{job_id}")
+            try:
+                job = self.get(f"/jobs/{job_id}")
+            except httpx.TransportError as error:
+                if time.monotonic() - last_seen > PATIENCE_SECONDS:
+                    raise DemoError(f"the service is gone ({error}); its log tells more") from error
+                time.sleep(POLL_SECONDS)
+                continue
+            last_seen = time.monotonic()
             watch(job)
             if job["state"] == "succeeded":
                 return job
