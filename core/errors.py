@@ -58,6 +58,12 @@ class UnknownNameError(DomainError):
     kind = "unknown-name"
 
 
+class DeviceError(DomainError):
+    """This machine has no such device, or the device no such number format."""
+
+    kind = "no-such-device"
+
+
 class TrainingError(DomainError):
     """A training cannot start or go on."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +15,6 @@ from core.domain.model import (
     MODEL_FILE,
     WEIGHTS_FILE,
     ModelRecord,
-    PrecisionName,
     PredictionOptions,
     fold_name,
 )
@@ -24,23 +22,11 @@ from core.domain.plan import Configuration, ConfigurationName, Plan
 from core.domain.training import Fold
 from core.errors import ModelError
 from core.inference.sliding_window import TileNetwork
+from core.network.device import Precision, choose_device, choose_precision
 from core.network.unet import UNet, build_network
 
 FOLD_ALL: Fold = "all"
 """The fold that trained on every case; used where no numbered fold exists, or by request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """The number format in which a network computes, and why that one."""
-
-    name: PrecisionName
-    reason: str
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of weights and activations."""
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,50 +191,6 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
             f"{list(found[key].shape)} instead of {list(expected[key].shape)}"
         )
     return faults
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device to compute on; `auto` is a GPU if there is one.
-
-    Raises:
-        ModelError: A GPU is asked for that is not there.
-    """
-    found = torch.cuda.device_count()
-    if wanted == "auto":
-        return torch.device("cuda" if found else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ModelError(f"device {wanted} is not there, {found} GPUs are; choose another, or auto")
-    return device
-
-
-def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.device) -> Precision:
-    """Return the number format to compute in; `auto` takes the fastest that the device has units for.
-
-    Raises:
-        ModelError: fp16 is asked for on a CPU, which has no fast units for it.
-
-    Source:
-        fp16 on GPUs is what the reference predicts in, Engine specification B 6.5. bf16: own measurement with
-        two networks trained by the reference, 40 cases each, CPU time 3.2 → 0.66 s (3D) and 0.76 → 0.26 s
-        (2D) per case with mirroring; mean Dice against the references moves by less than 0.0001, Dice
-        between the two segmentations is 0.999 on average, 0.996 in the worst case and class.
-    """
-    has_gpu = device.type == "cuda"
-    if wanted == "auto":
-        if has_gpu:
-            return Precision("fp16", "the device is a GPU")
-        if has_amx():
-            return Precision("bf16", "the CPU has matrix units for bf16 (AMX)")
-        return Precision("fp32", "the CPU has no matrix units for a shorter format")
-    if wanted == "fp16" and not has_gpu:
-        raise ModelError("precision fp16 needs a GPU; choose fp32, bf16 or auto")
-    return Precision(wanted, "as asked for")
-
-
-def has_amx() -> bool:
-    """Return whether the CPU multiplies bf16 matrices in hardware."""
-    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public name for it in 2.8
 
 
 def _prepared(network: UNet, precision: Precision, device: torch.device) -> nn.Module:

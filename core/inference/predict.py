@@ -15,10 +15,11 @@ from core.domain.training import Fold
 from core.errors import CancelledError, ImageError, ModelError
 from core.inference.ensemble import Accumulator, fold_mean_logits, tile_count
 from core.inference.export import segmentation_from_logits
-from core.inference.model import LoadedModel, Precision, tile_network
+from core.inference.model import LoadedModel, tile_network
 from core.inference.sliding_window import Window, mirror_passes
 from core.io.case_store import PreprocessedCase
 from core.io.image import FloatArray, Image, LabelMap
+from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
 
 CPU_BATCH_VOXELS = 1 << 15

@@ -20,11 +20,11 @@ from core.domain.record import write_json
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
 from core.io.case_store import PreprocessedCase
+from core.network.device import choose_device, choose_precision, is_possible
 from core.network.unet import build_network
 from core.training import checkpoint
 from core.training.loss import Loss, segmentation_loss
 from core.training.patches import Batch, SamplingSetup, batches
-from core.training.precision import choose_device, choose_precision, is_possible
 from core.training.schedule import learning_rate
 from core.training.step import (
     TrainingState,
@@ -114,7 +114,7 @@ def _begin(setup: FoldSetup) -> TrainingState:
     """
     found = checkpoint.read(setup.folder)
     device = choose_device(setup.device)
-    precision = choose_precision(setup.precision, device)
+    precision = choose_precision(setup.precision, device).name
     if found is not None and setup.precision == "auto" and is_possible(found[0].precision, device):
         precision = found[0].precision
     network = build_network(

@@ -10,10 +10,10 @@ from torch import Tensor
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
 from core.domain.training import EpochRecord, TrainingSettings
+from core.network.device import autocast
 from core.network.unet import UNet
 from core.training.loss import Loss, deeply_supervised
 from core.training.patches import Batch
-from core.training.precision import autocast
 
 REGION_THRESHOLD = 0.5
 """A voxel belongs to a region whose probability is higher. Source: engine specification B 1.10."""

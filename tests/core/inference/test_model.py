@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from core.domain.model import ModelRecord, PredictionOptions
 from core.errors import ModelError
-from core.inference.model import choose_device, choose_precision, has_amx, load_model, tile_network
+from core.inference.model import load_model, tile_network
 
 CPU = PredictionOptions(device="cpu", precision="fp32")
 
@@ -123,25 +123,6 @@ def test_mirroring_an_axis_that_the_patch_lacks_is_refused(model_folder: Path) -
 def test_a_record_that_cannot_be_read_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         ModelRecord.parse(text)
-
-
-def test_precision_is_chosen_by_the_device_with_a_reason() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-
-    chosen = choose_precision("auto", cpu)
-
-    assert chosen.name == ("bf16" if has_amx() else "fp32")
-    assert "CPU" in chosen.reason
-    assert choose_precision("auto", gpu).name == "fp16"
-    assert choose_precision("fp32", gpu).name == "fp32"
-    with pytest.raises(ModelError, match="needs a GPU"):
-        choose_precision("fp16", cpu)
-
-
-def test_a_device_that_is_not_there_is_refused() -> None:
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(ModelError, match="cuda:99 is not there"):
-        choose_device("cuda:99")
 
 
 def test_options_out_of_range_are_refused() -> None:

@@ -10,9 +10,10 @@ from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError, ImageError, ModelError
-from core.inference.model import LoadedModel, Precision, load_model
+from core.inference.model import LoadedModel, load_model
 from core.inference.predict import predict_image, predict_logits, predict_preprocessed
 from core.io.image import Geometry, Image
+from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
 
 OPTIONS = PredictionOptions(device="cpu", precision="fp32")

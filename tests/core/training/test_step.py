@@ -13,12 +13,10 @@ from core.domain.labels import label_set
 from core.domain.model import PrecisionName
 from core.domain.plan import Architecture, Plan
 from core.domain.training import TrainingSettings
-from core.errors import TrainingError
 from core.network.unet import build_network
 from core.network.weights import canonical
 from core.training.loss import segmentation_loss
 from core.training.patches import Batch
-from core.training.precision import choose_device, choose_precision
 from core.training.step import (
     TrainingState,
     Validation,
@@ -134,15 +132,6 @@ def test_the_head_without_weight_stays_as_it_was() -> None:
     train_step(state, stripes(), loss, 12.0)
 
     assert torch.equal(state.network.get_parameter("decoder.seg_layers.0.weight"), coarsest)
-
-
-def test_a_format_that_the_device_lacks_is_refused() -> None:
-    assert choose_precision("fp32", CPU) == "fp32"
-    assert choose_precision("auto", CPU) in {"fp32", "bf16"}
-    with pytest.raises(TrainingError, match="fp16"):
-        choose_precision("fp16", CPU)
-    with pytest.raises(TrainingError, match="tpu"):
-        choose_device("tpu")
 
 
 @pytest.mark.parity

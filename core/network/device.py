@@ -1,0 +1,86 @@
+"""Which device a network computes on, and in which number format."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from core.domain.model import PrecisionName
+from core.errors import DeviceError
+
+DTYPES: dict[PrecisionName, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Type of features and of the weights that meet them; the optimiser's weights are always float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The number format in which a network computes, and why that one."""
+
+    name: PrecisionName
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of features."""
+        return DTYPES[self.name]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of that name; `auto` takes a GPU if there is one.
+
+    Raises:
+        DeviceError: It is not there.
+    """
+    found = torch.cuda.device_count()
+    if wanted == "auto":
+        return torch.device("cuda" if found else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device named {wanted!r}; choose cpu, cuda or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise DeviceError(f"device {wanted} is not there, {found} GPUs are; choose another, or auto")
+    return device
+
+
+def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.device) -> Precision:
+    """Return the number format to compute in; `auto` takes the fastest that the device has units for.
+
+    Raises:
+        DeviceError: The device has no units for the format that is asked for.
+
+    Source:
+        Engine specification B 1.4 and B 6.5: the reference trains and predicts in fp16 on GPUs. bf16 on
+        CPUs, own measurements: a third of the CPU time of a training step, losses of the first steps equal
+        to 1e-3. With two networks trained by the reference, 40 cases each, CPU time 3.2 → 0.66 s (3D) and
+        0.76 → 0.26 s (2D) per case with mirroring; mean Dice against the references moves by less than
+        0.0001, Dice between the two segmentations is 0.999 on average, 0.996 in the worst case and class.
+    """
+    if wanted != "auto":
+        if not is_possible(wanted, device):
+            raise DeviceError(f"{wanted} is not for a {device.type}; choose fp32, bf16 or auto")
+        return Precision(wanted, "as asked for")
+    if device.type == "cuda":
+        return Precision("fp16", "the device is a GPU")
+    if device.type == "cpu" and has_amx():
+        return Precision("bf16", "the CPU has matrix units for bf16 (AMX)")
+    return Precision("fp32", "the device has no matrix units for a shorter format")
+
+
+def is_possible(precision: PrecisionName, device: torch.device) -> bool:
+    """Whether a device can compute in a format: float16 has fast units, and its scaled loss, only on CUDA."""
+    return precision != "fp16" or device.type == "cuda"
+
+
+def has_amx() -> bool:
+    """Return whether the CPU multiplies bf16 matrices in hardware."""
+    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public name for it in 2.8
+
+
+def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:
+    """Return the context in which the network computes in this format."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
