@@ -1,7 +1,8 @@
-"""`nnunet-service`: up (supervises), api, worker, migrate; starts processes, imports none of them."""
+"""`nnunet-service`: up (supervises), api, worker, migrate, health; starts processes, imports none of them."""
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app import log, supervisor
+from app import alive, log, supervisor
 from app.db.migrate import HEAD, upgrade
 from app.jobs import Lane
 from app.settings import Settings
@@ -74,6 +75,25 @@ def migrate(
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         upgrade(settings.resolved_database_url, revision)
         typer.echo("the database has the schema of this release")
+
+
+@main.command()
+def health(
+    lanes: Annotated[
+        str | None, typer.Option(help="Ask the worker that serves exactly these here; else the API.")
+    ] = None,
+    data_dir: FolderOption = None,
+) -> None:
+    """Say whether the API, or a worker, of this machine is well; the exit code is 1 if not."""
+    with _plain_errors():
+        settings = _settings(data_dir=data_dir)
+        if lanes is None:
+            alive.require_answer(settings)
+            typer.echo("the API is ready")
+        else:
+            folder = settings.resolved_workspace_dir / alive.FOLDER_NAME
+            alive.require_beat(alive.beat_file(folder, lanes.split(",")), time.time())
+            typer.echo(f"the worker of {lanes} is alive")
 
 
 def _settings(**given: Any) -> Settings:

@@ -2,7 +2,6 @@
 
 import ctypes
 import fcntl
-import http.client
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from app.alive import answers
 from app.errors import ConflictError, UnavailableError
 from app.settings import Settings
 
@@ -115,7 +115,7 @@ def supervise(settings: Settings, commands: Mapping[str, Sequence[str]], ready: 
         while not asked:
             for program in programs:
                 _keep_alive(program, settings)
-            if not is_ready and _answers(settings):
+            if not is_ready and answers(settings):
                 is_ready = True
                 ready()
             time.sleep(LOOK_SECONDS)
@@ -165,20 +165,6 @@ def _end_with_parent() -> Callable[[], None]:
             os._exit(1)
 
     return bind
-
-
-def _answers(settings: Settings) -> bool:
-    """Whether the service says that it is ready."""
-    key = settings.api_key
-    headers = {} if key is None else {"X-API-Key": key.get_secret_value()}
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    connection = http.client.HTTPConnection(host, settings.port, timeout=5)
-    try:
-        with closing(connection):
-            connection.request("GET", "/health/ready", headers=headers)
-            return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 def _end(programs: Sequence[Program], patience_seconds: float, is_urgent: Callable[[], bool]) -> None:
