@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Optional: where to take torch from, e.g. https://download.pytorch.org/whl/cpu (small, without CUDA).
 TORCH_INDEX ?=
-# Optional: a zipped nnU-Net v2 dataset for the demo; and further arguments of examples/demo/demo.py.
+# Optional: a zipped nnU-Net v2 dataset for the demo; laptop (the default) or scaled; and further arguments.
 DATASET ?=
+MODE ?=
 ARGS ?=
 
 DEMO_IMAGES := $(VENV)/demo-images
@@ -25,8 +26,8 @@ help:
 	@printf '\n'
 
 ##@ Use it
-demo: $(VENV)/.demo ## Train on real images and segment one through the service; DATASET=path.zip for your own
-	$(BIN)/python examples/demo/demo.py $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
+demo: $(VENV)/.demo ## Train on real images and segment one through the service; DATASET=path.zip for your own, MODE=scaled for PostgreSQL and Redis
+	$(BIN)/python examples/demo/demo.py $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODE),--mode "$(MODE)") $(ARGS)
 up: $(VENV)/.installed ## Start the service for your own use and print its address (Ctrl-C stops it)
 	$(BIN)/nnunet-service up $(ARGS)
 

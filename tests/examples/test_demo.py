@@ -1,11 +1,17 @@
 import json
 import zipfile
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
+import demo
 import numpy as np
+import psycopg
 import pytest
 from holdout import HoldOutError, hold_out
+from redis import Redis
 from scores import dice_per_label, threshold_dice
+from server_process import ServerMissingError
+from servers import PostgresServer
 
 LABELS = {"background": 0, "bright": 1, "odd": 2}
 
@@ -80,6 +86,48 @@ def test_a_description_that_lacks_something_is_refused_with_a_sentence(tmp_path:
 
     with pytest.raises(HoldOutError, match="lacks or garbles 'labels'"):
         hold_out(archive, tmp_path / "work")
+
+
+def test_laptop_mode_needs_no_server() -> None:
+    with demo._servers(demo.LAPTOP) as settings:
+        assert settings == {}
+
+
+def test_scaled_mode_starts_both_servers_and_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with demo._servers(demo.SCALED) as settings:
+        address = settings["SEG_DATABASE_URL"].replace("+psycopg", "")
+        with closing(psycopg.connect(address)), closing(Redis.from_url(settings["SEG_BROKER_URL"])) as client:
+            assert client.ping()
+
+    told = capsys.readouterr().out
+    assert "scaled: PostgreSQL on port" in told
+    assert address.split(":")[2].partition("@")[0] not in told
+
+
+def test_a_missing_server_ends_the_demo_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = _zip(tmp_path, cases=["a", "b"])
+    arguments = [
+        "demo.py",
+        "--mode",
+        "scaled",
+        "--dataset",
+        str(archive),
+        "--output",
+        str(tmp_path / "output"),
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(demo, "postgresql", _missing)
+
+    assert demo.main() == 1
+    assert "The demo stopped: there is no server" in capsys.readouterr().out
+
+
+def _missing() -> AbstractContextManager[PostgresServer]:
+    """Start nothing, as on a machine without a server."""
+    raise ServerMissingError("there is no server")
 
 
 def _zip(folder: Path, cases: list[str]) -> Path:
