@@ -34,13 +34,15 @@ up: $(VENV)/.installed ## Start the service for your own use and print its addre
 ##@ Work on it
 test: $(VENV)/.installed ## Run all tests; ARGS="-k planning" for some
 	$(BIN)/pytest $(ARGS)
-check: $(VENV)/.installed ## Check format, lint, types, directions of imports, migrations
+check: $(VENV)/.installed ## Check format, lint, types, directions of imports, migrations, container files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples/pacs_bridge.py examples/demo/*.py benchmarks/*.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m migrations.check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
 migrate: $(VENV)/.installed ## Bring the database of the settings (SEG_...) to the newest schema
 	$(BIN)/nnunet-service migrate $(ARGS)
 bench: $(VENV)/.installed ## Measure seconds per epoch; ARGS="--raw … --plans …"
