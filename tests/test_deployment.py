@@ -169,6 +169,12 @@ def test_only_the_worker_image_has_the_engine() -> None:
     assert _copied_from(stages["worker"]) == ["worker-packages"]
 
 
+def test_the_app_extra_brings_all_that_celery_needs_to_speak_to_redis() -> None:
+    app = PROJECT["project"]["optional-dependencies"]["app"]
+
+    assert [name for name in app if name.startswith("celery[redis]")]
+
+
 def test_compose_builds_targets_that_exist() -> None:
     assert {service["build"]["target"] for service in OWN.values()} == {"app", "worker"} <= set(_stages())
 
