@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from app import alive, log, supervisor
 from app.db.migrate import HEAD, upgrade
@@ -107,7 +108,7 @@ def _api_command() -> list[str]:
 
 
 def _worker_command(lanes: str) -> list[str]:
-    return [sys.executable, "-m", "worker.dispatcher", "--lanes", lanes]
+    return [sys.executable, "-m", "worker.main", "--lanes", lanes]
 
 
 def _become(command: list[str], settings: Settings) -> None:
@@ -129,6 +130,9 @@ def _plain_errors() -> Iterator[None]:
     except ValidationError as error:
         typer.echo(f"nnunet-service: the settings cannot be used: {describe(error)}", err=True)
         raise typer.Exit(2) from error
+    except OperationalError as error:
+        typer.echo(f"nnunet-service: the database does not answer: {error.orig}", err=True)
+        raise typer.Exit(1) from error
     except (DomainError, OSError) as error:
         typer.echo(f"nnunet-service: {error}", err=True)
         raise typer.Exit(1) from error

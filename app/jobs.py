@@ -38,7 +38,11 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     CANCELING = "canceling"
-    """Asked to stop; its child still runs."""
+    """Asked to end; its child still runs."""
+    PAUSING = "pausing"
+    """Asked to make room; its child still runs."""
+    PAUSED = "paused"
+    """Nobody runs it until it is resumed; a training goes on from its checkpoint then."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -52,6 +56,17 @@ class Lane(StrEnum):
     PREDICT = "predict"
 
 
+class EventKind(StrEnum):
+    """What an entry of a job's history tells."""
+
+    STATE = "state"
+    """The job moved from one state to another."""
+    EPOCH = "epoch"
+    """An epoch is finished; its record is in the entry."""
+    RESUMED = "resumed"
+    """The job goes on from a checkpoint; epochs from the entry's number on are to be forgotten."""
+
+
 LANES: Mapping[JobKind, Lane] = {
     JobKind.INGEST: Lane.CPU,
     JobKind.PLAN: Lane.CPU,
@@ -63,26 +78,53 @@ LANES: Mapping[JobKind, Lane] = {
 }
 
 FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})
-"""No way leads out of these."""
+"""The job has ended. Only a user's `retry` leads out of the last two, nothing out of the first."""
 
-LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELING})
+LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELING, JobState.PAUSING})
 """A worker owns the job until its lease ends."""
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELED}),
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.PAUSED, JobState.CANCELED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELED, JobState.FAILED}),
     JobState.RUNNING: frozenset(
-        {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.CANCELING, JobState.QUEUED}
+        {
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELED,
+            JobState.CANCELING,
+            JobState.PAUSING,
+            JobState.QUEUED,
+        }
     ),
     JobState.CANCELING: frozenset({JobState.CANCELED}),
+    JobState.PAUSING: frozenset(
+        {
+            JobState.PAUSED,
+            JobState.RUNNING,
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELING,
+            JobState.CANCELED,
+        }
+    ),
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELED, JobState.FAILED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED, JobState.WAITING, JobState.PAUSED}),
+    JobState.CANCELED: frozenset({JobState.QUEUED, JobState.WAITING, JobState.PAUSED}),
 }
-"""The life cycle as data. `running → queued` gives a job back whose worker or child died."""
+"""The life cycle as data. `running → queued` gives a job back whose worker or child died.
 
-MAX_ATTEMPTS = 3
-"""A job whose child dies this often without coming further is failed: it would kill the next one too."""
+A training ends with its last job, so it may fail or be canceled from wherever it stands.
+"""
+
+Urgency = Literal["interactive", "batch"]
+"""Whether a person waits for a prediction."""
+
+INTERACTIVE, BATCH = 0, 3
+"""Priorities of predictions; the lower number goes first. The steps are those of Celery on Redis."""
+
+PRIORITIES: Mapping[Lane, int] = {Lane.PREDICT: INTERACTIVE, Lane.CPU: 6, Lane.TRAIN: 9}
+"""A worker of several lanes takes first what somebody waits for."""
 
 CROSS_VALIDATION_FOLDS = 5
 """A numbered fold needs at least as many cases (Engine specification B 4.1)."""
@@ -211,6 +253,8 @@ class PreprocessPayload(Record):
     archive: ObjectRef
     plans: ObjectRef
     configuration: ConfigurationName
+    digest: str
+    """Of all that shapes the arrays: two jobs with the same one have the same result."""
 
 
 class TrainPayload(Record):
@@ -283,12 +327,15 @@ class PlanResult(Record):
     files: dict[str, ObjectRef]
     configurations: tuple[ConfigurationName, ...]
     """Those to be trained."""
+    digests: dict[ConfigurationName, str]
+    """Per configuration, see `PreprocessPayload.digest`."""
 
 
 class PreprocessResult(Record):
-    """Nothing but the fact; the arrays stay in the workspace and can be made again."""
+    """Files: `<number>/<name>`, the arrays of each case in a folder named by its place in `cases`."""
 
-    cases: int
+    files: dict[str, ObjectRef]
+    cases: tuple[CaseId, ...]
 
 
 class ValidationScore(Record):
@@ -343,11 +390,23 @@ RESULTS: Mapping[JobKind, type[Record]] = {
 }
 
 
+class Checkpoint(Record):
+    """How far a training has come, where every machine finds it."""
+
+    file: ObjectRef
+    epochs: int
+    """Finished ones; the next has this number."""
+
+
 class WorkOrder(Record):
     """All that a child process needs to know; it never opens the database."""
 
     job_id: UUID
     fence: int
     payload: JobPayload
-    inputs: tuple[TrainResult, ...] = ()
+    trained: tuple[TrainResult, ...] = ()
     """For `select`: the results of the trainings that it depends on."""
+    preprocessed: PreprocessResult | None = None
+    """For `train`: the arrays to learn from. For `preprocess`: what an earlier job made of the same input."""
+    checkpoint: Checkpoint | None = None
+    """For `train`: where an earlier attempt stood when it last told."""

@@ -8,18 +8,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import log
-from app.api import datasets, health, jobs, models, predictions, problems, trainings
+from app.api import datasets, events, health, jobs, models, predictions, problems, trainings
 from app.api.deps import VERSION_PREFIX
 from app.api.guard import Guard
 from app.db.base import open_engine, open_readers, open_sessions
-from app.queue import PolledQueue
+from app.queue import open_queue
 from app.services.resources import Resources
 from app.settings import Settings
 from app.storage import LocalStore
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = tuple(room.router for room in (datasets, trainings, jobs, models, predictions, health))
+ROUTERS = tuple(room.router for room in (datasets, trainings, jobs, events, models, predictions, health))
 
 SHUTDOWN_SECONDS = 5
 """How long open requests may take to end when the process is asked to."""
@@ -28,7 +28,7 @@ SHUTDOWN_SECONDS = 5
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; nothing happens before its first request."""
     engine = open_engine(settings.resolved_database_url)
-    store = LocalStore(settings.store_dir)
+    store = LocalStore(settings.resolved_store_dir)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         sessions=open_sessions(engine),
         readers=open_readers(engine),
         store=store,
-        queue=PolledQueue(),
+        queue=open_queue(settings.broker_url),
     )
     for router in ROUTERS:
         app.include_router(router)

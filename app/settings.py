@@ -21,8 +21,14 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("nnunet-data")
     """Folder that holds the database (laptop mode), the object store and the workspace."""
+    store_dir: Path | None = None
+    """Folder of the object store, the same for every process of the service; None: in the data folder."""
+    workspace_dir: Path | None = None
+    """Scratch folder of this machine; everything in it can be made again. None: in the data folder."""
     database_url: str | None = None
     """None: SQLite in the data folder."""
+    broker_url: str | None = None
+    """Redis that carries messages to Celery workers; None: local dispatchers poll the database."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     """0 takes a free port."""
@@ -36,7 +42,11 @@ class Settings(BaseSettings):
     max_compression_ratio: float = Field(default=200, gt=1)
     lease_seconds: float = Field(default=30, gt=0)
     heartbeat_seconds: float = Field(default=1, gt=0)
-    """How often a worker renews its lease, writes progress and looks whether its job was canceled."""
+    """How often a worker renews its lease, writes progress and looks whether its job was asked to stop."""
+    max_crashes: int = Field(default=3, ge=1)
+    """A job whose worker or child dies so often without coming further has failed: it would kill the next."""
+    checkpoint_seconds: float = Field(default=300, gt=0)
+    """How often a training's checkpoint is copied to the object store; it is on local disk after each epoch."""
     poll_seconds: float = Field(default=0.2, gt=0)
     """How often a local dispatcher looks for work."""
     stop_grace_seconds: float = Field(default=60, gt=0)
@@ -74,14 +84,14 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.data_dir / 'service.db').resolve()}"
 
     @property
-    def store_dir(self) -> Path:
+    def resolved_store_dir(self) -> Path:
         """Where objects are kept."""
-        return self.data_dir / "store"
+        return (self.store_dir or self.data_dir / "store").resolve()
 
     @property
-    def workspace_dir(self) -> Path:
-        """Scratch folder; everything in it can be made again."""
-        return self.data_dir / "workspace"
+    def resolved_workspace_dir(self) -> Path:
+        """Where work in progress lies."""
+        return (self.workspace_dir or self.data_dir / "workspace").resolve()
 
     @property
     def max_upload_bytes(self) -> int:

@@ -98,13 +98,16 @@ class ObjectStore(Protocol):
         """Make a received file an object; no second copy is made."""
 
     def put(self, key: str, source: Path) -> ObjectRef:
-        """Copy a file in; the object appears whole or not at all."""
+        """Take a file in that nobody writes to any more; the object appears whole or not at all."""
 
     def path(self, ref: ObjectRef) -> Path:
         """Return a local path to read the object from; never write there."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if it is not there."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of all objects below a prefix that ends with a slash, sorted."""
 
     def require_writable(self) -> None:
         """Raise StorageFullError or OSError if nothing can be written."""
@@ -128,14 +131,14 @@ class LocalStore:
         return self._move_in(key, incoming.path, incoming.sha256)
 
     def put(self, key: str, source: Path) -> ObjectRef:
-        """Copy a file in; the object appears whole or not at all."""
+        """Take a file in that nobody writes to any more; the object appears whole or not at all.
+
+        On the store's own disk no second copy is made: the file gets a second name.
+        """
         temporary = self._temporary()
         try:
-            with room_on_disk(), source.open("rb") as reader, temporary.open("wb") as writer:
-                digest = copy_hashing(reader.read, writer.write)
-                writer.flush()
-                os.fsync(writer.fileno())
-            shutil.copymode(source, temporary)
+            with room_on_disk():
+                digest = _link(source, temporary) or _copy(source, temporary)
             return self._move_in(key, temporary, digest)
         finally:
             temporary.unlink(missing_ok=True)
@@ -154,6 +157,11 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if it is not there."""
         self._file(key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of all objects below a prefix that ends with a slash, sorted."""
+        files = (file for file in self._file(prefix).rglob("*") if file.is_file())
+        return sorted(file.relative_to(self._folder).as_posix() for file in files)
 
     def require_writable(self) -> None:
         """Raise StorageFullError or OSError if nothing can be written."""
@@ -210,6 +218,30 @@ def room_on_disk(*, silently: bool = False) -> Iterator[None]:
             raise StorageFullError(
                 "the disk of the service is full; free some space and try again"
             ) from error
+
+
+def _link(source: Path, target: Path) -> str | None:
+    """Give a file a second name, and return its SHA-256; None where the disk does not allow it."""
+    name = target.with_name(f"{target.name}.link")
+    try:
+        os.link(source, name)
+    except OSError:
+        return None
+    name.replace(target)
+    with target.open("rb") as reader:
+        digest = copy_hashing(reader.read, len)
+        os.fsync(reader.fileno())
+    return digest
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file, and return its SHA-256."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        digest = copy_hashing(reader.read, writer.write)
+        writer.flush()
+        os.fsync(writer.fileno())
+    shutil.copymode(source, target)
+    return digest
 
 
 def copy_hashing(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> str:

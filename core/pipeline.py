@@ -219,6 +219,18 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
     return validate(order, split.val, store, observer)
 
 
+def finished_epochs(folder: Path) -> int:
+    """Return how many epochs the newest whole checkpoint in a fold's folder holds; 0 where there is none.
+
+    Raises:
+        TrainingError: Every checkpoint is damaged, or was written by a newer version.
+    """
+    from core.training import checkpoint
+
+    found = checkpoint.read(folder)
+    return 0 if found is None else len(found[0].epochs)
+
+
 def validate(
     order: TrainOrder, case_ids: Sequence[CaseId], store: CaseStore, observer: Observer
 ) -> EvaluationReport:

@@ -42,6 +42,8 @@ class Assignment(Record):
     threads: int | None
     """None: one per core."""
     model_cache_bytes: int
+    checkpoint_seconds: float
+    """How often a training hands its checkpoint over."""
     log_format: logs.LogFormat
     log_level: str
 
@@ -137,7 +139,8 @@ def perform(assignment: Assignment, observer: PipeObserver) -> Message:
     """Do what the order says with the function of its kind."""
     from worker import tasks
 
-    return tasks.perform(assignment.order, assignment.workspace(), observer, threads=assignment.threads)
+    conditions = tasks.Conditions(assignment.threads, assignment.checkpoint_seconds)
+    return tasks.perform(assignment.order, assignment.workspace(), observer, conditions)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,22 @@
-"""Laptop mode: poll the job table for some lanes, run what is there, take back what others left."""
+"""Laptop mode: poll the job table for some lanes and run what is there, without a broker."""
 
-import argparse
 import logging
-import os
 import signal
-import socket
 import time
 from collections.abc import Collection
 from types import FrameType
-from uuid import uuid4
 
-from app import log as logs
-from app.db.base import open_engine, open_sessions, transaction
+from sqlalchemy.exc import DBAPIError
+
+from app.db.base import is_outage, transaction
 from app.jobs import Lane
 from app.services import jobs
 from app.settings import Settings
-from worker.lifecycle import Worker, run_job
+from worker import upkeep
+from worker.lifecycle import run_job
+from worker.machine import Worker, open_worker
 
 log = logging.getLogger(__name__)
-
-SWEEP_SECONDS = 5.0
-"""Between two looks for jobs whose worker is gone."""
-
-
-def main() -> None:
-    """Work on the lanes of the command line, with the settings of the environment."""
-    parser = argparse.ArgumentParser(description="Run the jobs of some lanes.")
-    parser.add_argument("--lanes", required=True, help="cpu, train, predict; comma separated")
-    lanes = parser.parse_args().lanes.split(",")
-    if unknown := set(lanes) - set(Lane):
-        parser.error(f"there is no lane {', '.join(sorted(unknown))}; choose among {', '.join(Lane)}")
-    settings = Settings()
-    logs.configure(settings.log_format, settings.log_level)
-    run(settings, [Lane(lane) for lane in lanes])
 
 
 def run(settings: Settings, lanes: Collection[Lane]) -> None:
@@ -42,41 +26,37 @@ def run(settings: Settings, lanes: Collection[Lane]) -> None:
         settings: Of the service.
         lanes: Whose jobs to run, one at a time.
     """
-    sessions = open_sessions(open_engine(settings.resolved_database_url))
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-    worker = Worker(settings, sessions, owner)
+    is_leaving = False
 
     def leave(_number: int, _frame: FrameType | None) -> None:
-        worker.is_leaving = True
+        nonlocal is_leaving
+        is_leaving = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    log.info("worker started", extra={"lanes": sorted(lanes), "owner": owner})
+    worker = open_worker(settings, lambda: is_leaving)
+    log.info("worker started", extra={"lanes": sorted(lanes), "owner": worker.owner})
+    upkeep.start(worker, lanes)
     try:
         if Lane.PREDICT in lanes:
             worker.warm_up()
         work(worker, lanes)
     finally:
         worker.cool_down()
-    log.info("worker ended", extra={"owner": owner})
+    log.info("worker ended", extra={"owner": worker.owner})
 
 
 def work(worker: Worker, lanes: Collection[Lane]) -> None:
-    """Claim and run jobs, one after the other, until the worker is asked to leave."""
-    settings, swept_at = worker.settings, float("-inf")
-    while not worker.is_leaving:
-        now = time.monotonic()
-        if now - swept_at >= min(SWEEP_SECONDS, settings.lease_seconds / 2):
-            swept_at = now
-            with transaction(worker.sessions) as session:
-                jobs.sweep(session)
-        with transaction(worker.sessions) as session:
-            claim = jobs.claim(session, lanes, worker.owner, settings.lease_seconds)
-        if claim is None:
-            time.sleep(settings.poll_seconds)
-        else:
-            run_job(worker, claim)
-
-
-if __name__ == "__main__":
-    main()
+    """Run one job after the other until the worker is asked to leave."""
+    while not worker.is_leaving():
+        try:
+            with transaction(worker.readers) as session:
+                job_id = jobs.next_queued(session, lanes)
+            has_run = job_id is not None and run_job(worker, job_id)
+        except DBAPIError as error:
+            if not is_outage(error):
+                raise
+            log.warning("the database does not answer", extra={"error": repr(error.orig)})
+            has_run = False
+        if not has_run:
+            time.sleep(worker.settings.poll_seconds)

@@ -1,38 +1,28 @@
 """The life of one job on this worker: claimed, run in a child, watched, and its end recorded."""
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any
+from contextlib import closing
+from uuid import UUID
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from app import log as logs
-from app.db.base import Sessions, transaction
+from app.db.base import is_outage
 from app.errors import LeaseLostError
-from app.jobs import RESULTS, JobKind, ObjectRef, problem_of
+from app.jobs import FINAL_STATES, Checkpoint, JobKind, JobState
 from app.services import jobs
 from app.services.jobs import Claim
-from app.settings import GIB, Settings
-from app.storage import LocalStore
+from app.services.transitions import announced
+from app.settings import GIB
 from core.domain.progress import Progress
-from core.domain.record import Record
 from core.domain.training import EpochRecord
-from core.errors import DomainError
-from worker.archive import ArchiveLimits
-from worker.child import Assignment, internal_problem
+from worker.child import Assignment
+from worker.machine import Worker, insist
 from worker.observer import Message
-from worker.workspace import Workspace
+from worker.process import Child
+from worker.publishing import CheckpointUpload, publish
 
 log = logging.getLogger(__name__)
 
@@ -40,136 +30,35 @@ WATCH_SECONDS = 0.1
 """How long the parent listens to its child before it looks at the clock."""
 
 CHILD = "worker.child"
-PREDICTOR = "worker.predictor"
+
+PASSING = frozenset({"progress", "epoch", "resumed", "checkpoint"})
+"""Messages after which more will come."""
 
 
-class Child:
-    """A process that carries out assignments; its messages arrive in a queue.
+def run_job(worker: Worker, job_id: UUID) -> bool:
+    """Claim a job, let a child do its work, and record how it ended.
 
-    Args:
-        module: What runs in it.
-        environment: Of the process, without the settings of the service and their secrets.
-    """
-
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", module]
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        self._messages: SimpleQueue[Message] = SimpleQueue()
-        self._reader = Thread(target=self._read, name=f"messages of {module}", daemon=True)
-        self._reader.start()
-
-    def send(self, assignment: Assignment) -> None:
-        """Hand over work; a child that is dead already is noticed by `next`."""
-        if self._process.stdin is None:
-            raise TypeError("a child is started with a pipe as its input")
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(assignment.model_dump_json() + "\n")
-            self._process.stdin.flush()
-
-    def next(self, timeout_seconds: float) -> Message | None:
-        """Return the next message, or None if there was none in time."""
-        with suppress(Empty):
-            return self._messages.get(timeout=timeout_seconds)
-        return None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether more messages may come."""
-        return self._reader.is_alive() or not self._messages.empty()
-
-    def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and an end."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """End the child and whatever it started, unless it has ended; its number may be another's then."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def cause_of_death(self) -> str:
-        """Say how the child ended."""
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            return "its process was killed by signal 9, probably because the machine ran out of memory"
-        return f"its process ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        self.kill()
-        self._process.wait()
-        self._reader.join()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-    def _read(self) -> None:
-        """Collect messages until the child's output ends, in the middle of a line if it was killed."""
-        for line in self._process.stdout or ():
-            with suppress(json.JSONDecodeError):
-                self._messages.put(json.loads(line))
-
-
-@dataclass
-class Worker:
-    """What a worker keeps from job to job."""
-
-    settings: Settings
-    sessions: Sessions
-    owner: str
-    is_leaving: bool = False
-    """Set by a signal when the worker is asked to end: jobs are given back."""
-    warm: Child | None = None
-    """The predictor, once there was a prediction."""
-
-    def start(self, module: str) -> Child:
-        """Start a child."""
-        return Child(module, self.settings.child_environment())
-
-    def workspace(self) -> Workspace:
-        """Open the scratch folder and the store."""
-        settings = self.settings
-        limits = ArchiveLimits(
-            files=settings.max_archive_files,
-            unpacked_bytes=int(settings.max_unpacked_gib * GIB),
-            ratio=settings.max_compression_ratio,
-        )
-        return Workspace(settings.workspace_dir, LocalStore(settings.store_dir), limits)
-
-    def warm_up(self) -> Child:
-        """Return the predictor, started now if it is not running."""
-        if self.warm is None or not self.warm.is_alive:
-            self.cool_down()
-            self.warm = self.start(PREDICTOR)
-        return self.warm
-
-    def cool_down(self) -> None:
-        """End the predictor."""
-        if self.warm is not None:
-            self.warm.close()
-            self.warm = None
-
-
-def run_job(worker: Worker, claim: Claim) -> None:
-    """Let a child do the job's work, and record how it ended.
+    Celery's task and the local dispatcher both call only this.
 
     Args:
         worker: This worker.
-        claim: The job, ours until the lease ends.
+        job_id: Which; it may be gone, somebody else's or done, whatever a message says.
+
+    Returns:
+        Whether it was ours to run.
     """
-    logs.job_id.set(str(claim.job_id))
+    with announced(worker.sessions, worker.queue) as session:
+        claim = jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
+    if claim is None:
+        return False
+    logs.job_id.set(str(job_id))
     log.info("job started", extra={"kind": claim.kind, "attempt": claim.attempt})
     try:
         ending = _run(worker, claim)
         log.info("job's child ended", extra={"ending": ending["event"]})
         _record(worker, claim, ending)
+        has_ended = insist(worker, lambda session: jobs.state_of(session, job_id)) in FINAL_STATES
+        worker.workspace().clear_training(claim.order, keep_last=not has_ended)
     except LeaseLostError:
         log.warning("lease lost; somebody else has the job")
         if claim.kind is JobKind.PREDICT:
@@ -177,6 +66,7 @@ def run_job(worker: Worker, claim: Claim) -> None:
     finally:
         worker.workspace().clear_outbox(claim.order)
         logs.job_id.set(None)
+    return True
 
 
 def _run(worker: Worker, claim: Claim) -> Message:
@@ -189,14 +79,15 @@ def _run(worker: Worker, claim: Claim) -> Message:
 
 def _assignment(worker: Worker, claim: Claim) -> Assignment:
     """Put together what the child needs to know."""
-    settings, workspace = worker.settings, worker.workspace()
+    settings = worker.settings
     return Assignment(
         order=claim.order,
-        workspace_dir=settings.workspace_dir.resolve(),
-        store_dir=settings.store_dir.resolve(),
-        limits=workspace.limits,
+        workspace_dir=settings.resolved_workspace_dir,
+        store_dir=settings.resolved_store_dir,
+        limits=worker.workspace().limits,
         threads=settings.threads,
         model_cache_bytes=int(settings.model_cache_gib * GIB),
+        checkpoint_seconds=settings.checkpoint_seconds,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
@@ -213,9 +104,10 @@ def _watch(worker: Worker, claim: Claim, child: Child) -> Message:
     while True:
         message = child.next(WATCH_SECONDS)
         if message is None and not child.is_alive:
+            watch.finish()
             return {"event": "died", "cause": child.cause_of_death(), "on_request": watch.has_asked}
-        if message is not None and message["event"] not in ("progress", "epoch"):
-            watch.flush()
+        if message is not None and message["event"] not in PASSING:
+            watch.finish()
             return message
         watch.note(message)
 
@@ -225,7 +117,11 @@ class _Watch:
 
     def __init__(self, worker: Worker, claim: Claim, child: Child) -> None:
         self._worker, self._claim, self._child = worker, claim, child
+        self._checkpoints = CheckpointUpload(worker, claim)
         self._progress: Progress | None = None
+        self._history: list[Message] = []
+        self._named: Checkpoint | None = None
+        self._replaced: str | None = None
         self._stage_began: dict[str, tuple[float, int]] = {}
         self._beat_at = time.monotonic()
         self._asked_at: float | None = None
@@ -236,48 +132,102 @@ class _Watch:
         return self._asked_at is not None
 
     def note(self, message: Message | None) -> None:
-        """Take in a message, or the passing of time."""
-        if message is not None:
-            self._take(message)
+        """Take in a message, or the passing of time.
+
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
+        is_news = message is not None and self._take(message)
         settings, now = self._worker.settings, time.monotonic()
-        if now - self._beat_at >= settings.heartbeat_seconds:
+        if is_news or now - self._beat_at >= settings.heartbeat_seconds:
             self._beat_at = now
             self._beat()
         if self._asked_at is not None and now - self._asked_at > settings.stop_grace_seconds:
             self._child.kill()
 
-    def flush(self) -> None:
-        """Write the last progress, so that a finished job says so."""
-        if self._progress is not None:
-            with transaction(self._worker.sessions) as session:
-                jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
-            self._progress = None
+    def finish(self) -> None:
+        """Write what is left to be written, so that a finished job says so and its checkpoint is stored.
 
-    def _take(self, message: Message) -> None:
-        """Write epochs at once, keep progress for the next write."""
-        values = {key: value for key, value in message.items() if key != "event"}
-        if message["event"] == "progress":
-            self._progress = Progress.model_validate(values)
-            self._stage_began.setdefault(self._progress.stage, (time.monotonic(), self._progress.done))
-        else:
-            with transaction(self._worker.sessions) as session:
-                jobs.record_epoch(session, self._claim, EpochRecord.model_validate(values))
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
+        while True:
+            self._checkpoints.wait()
+            insist(self._worker, self._write)
+            self._is_written()
+            if not self._checkpoints.is_busy:
+                return
+
+    def _take(self, message: Message) -> bool:
+        """Keep a message for the next beat; return whether that should come at once."""
+        match message["event"]:
+            case "progress":
+                self._progress = Progress.model_validate(_values(message))
+                began = (time.monotonic(), self._progress.done)
+                self._stage_began.setdefault(self._progress.stage, began)
+                return False
+            case "checkpoint":
+                self._checkpoints.take(message)
+                return False
+            case _:
+                self._history.append(message)
+                return True
 
     def _beat(self) -> None:
-        """Write progress, renew the lease, and see whether to stop."""
-        self.flush()
-        with transaction(self._worker.sessions) as session:
-            is_canceled = jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
-        if is_canceled or self._worker.is_leaving:
+        """Write what is new, renew the lease, and see whether to stop.
+
+        A database that is away is asked again at the next beat: the work goes on as long as the lease does.
+
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
+        try:
+            with announced(self._worker.sessions, self._worker.queue) as session:
+                state = self._write(session)
+        except DBAPIError as error:
+            if not is_outage(error):
+                raise
+            log.warning("the database does not answer; the job goes on", extra={"error": repr(error.orig)})
+            return
+        self._is_written()
+        if state is not JobState.RUNNING or self._worker.is_leaving():
             self._asked_at = self._asked_at or time.monotonic()
             # Asked at every beat: a child that is just starting may miss the first.
             self._child.ask_to_stop()
+
+    def _write(self, session: Session) -> JobState:
+        """Write history, progress and checkpoint, and renew the lease; return how the job stands."""
+        for message in self._history:
+            if message["event"] == "resumed":
+                jobs.rewind(session, self._claim, int(message["epochs"]))
+            else:
+                jobs.record_epoch(session, self._claim, EpochRecord.model_validate(_values(message)))
+        if self._progress is not None:
+            jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
+        checkpoint, self._replaced = self._checkpoints.arrived(), None
+        if checkpoint is not None:
+            self._replaced = jobs.record_checkpoint(session, self._claim, checkpoint)
+        self._named = checkpoint
+        return jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
+
+    def _is_written(self) -> None:
+        """Forget what the database now knows."""
+        self._history.clear()
+        self._progress = None
+        if self._named is not None:
+            log.info("checkpoint stored", extra={"epochs": self._named.epochs})
+            self._checkpoints.is_written(self._replaced)
 
     def _seconds_left(self, progress: Progress) -> float | None:
         """Extrapolate the pace of this run of the stage."""
         began, done_before = self._stage_began[progress.stage]
         gone, done = time.monotonic() - began, progress.done - done_before
         return gone / done * (progress.total - progress.done) if done > 0 else None
+
+
+def _values(message: Message) -> Message:
+    """Return what a message carries beside its event."""
+    return {key: value for key, value in message.items() if key != "event"}
 
 
 def _record(worker: Worker, claim: Claim, ending: Message) -> None:
@@ -287,53 +237,18 @@ def _record(worker: Worker, claim: Claim, ending: Message) -> None:
         LeaseLostError: The job is not ours any more.
     """
     if ending["event"] == "result":
-        _publish(worker, claim, ending)
+        publish(worker, claim, ending)
         return
-    with transaction(worker.sessions) as session:
+
+    def write(session: Session) -> None:
         match ending:
             case {"event": "error", "problem": problem}:
                 jobs.fail(session, claim, problem)
             case {"event": "died", "on_request": False, "cause": cause}:
-                jobs.give_back(session, claim, cause)
-            case _ if jobs.renew(session, claim, worker.settings.lease_seconds):
-                jobs.canceled(session, claim)
+                jobs.give_back(session, claim, cause, max_crashes=worker.settings.max_crashes)
+            case _ if jobs.renew(session, claim, worker.settings.lease_seconds) is JobState.RUNNING:
+                jobs.give_back(session, claim, "the worker was asked to end")
             case _:
-                jobs.give_back(session, claim, "the worker was asked to end", crashed=False)
+                jobs.stopped(session, claim)
 
-
-def _publish(worker: Worker, claim: Claim, ending: Message) -> None:
-    """Store the child's files under the fence, then write the result that points at them.
-
-    Raises:
-        LeaseLostError: The job is not ours any more; nothing of what was stored stays.
-    """
-    store = worker.workspace().store
-    refs: dict[str, ObjectRef] = {}
-    try:
-        for name, path in ending["files"].items():
-            with transaction(worker.sessions) as session:
-                jobs.renew(session, claim, worker.settings.lease_seconds)
-            refs[name] = store.put(f"{claim.kind}/{claim.job_id}/{claim.fence}/{name}", Path(path))
-        result = _result(claim.kind, ending["result"], refs)
-        with transaction(worker.sessions) as session:
-            jobs.succeed(session, claim, result)
-    except LeaseLostError:
-        for ref in refs.values():
-            store.delete(ref.key)
-        raise
-    except OperationalError:  # The database is away, the work is not lost: the lease ends and it goes on.
-        raise
-    except Exception as error:
-        log.exception("a result could not be stored")
-        with transaction(worker.sessions) as session:
-            jobs.fail(
-                session, claim, problem_of(error) if isinstance(error, DomainError) else internal_problem()
-            )
-
-
-def _result(kind: JobKind, values: Mapping[str, Any], refs: Mapping[str, ObjectRef]) -> Record:
-    """Return the record of a kind's result, with the files that were stored."""
-    if not refs:
-        return RESULTS[kind].model_validate(values)
-    stored = {name: ref.to_json() for name, ref in refs.items()}
-    return RESULTS[kind].model_validate({**values, "files": {**values["files"], **stored}})
+    insist(worker, write)

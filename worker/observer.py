@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from core.domain.progress import Progress
 from core.domain.training import EpochRecord
+from worker.workspace import link_or_copy
 
 Message = dict[str, Any]
 
@@ -34,6 +36,14 @@ class PipeObserver:
         """Send every epoch."""
         self._send({"event": "epoch", **epoch.to_json()})
 
+    def resumed(self, epochs: int) -> None:
+        """Tell that a training goes on after so many finished epochs."""
+        self._send({"event": "resumed", "epochs": epochs})
+
+    def hand_over(self, checkpoint: Path, epochs: int) -> None:
+        """Give the parent a checkpoint for the object store; nobody writes to this file any more."""
+        self._send({"event": "checkpoint", "path": str(checkpoint), "epochs": epochs})
+
     def stop(self) -> None:
         """Pass on that the parent asked to stop; called by a signal, at any moment."""
         self._is_stopping = True
@@ -41,3 +51,48 @@ class PipeObserver:
     def stop_requested(self) -> bool:
         """Return whether the parent asked to stop."""
         return self._is_stopping
+
+
+class CheckpointObserver:
+    """Passes on what a training says, and hands its checkpoint over every now and then.
+
+    Args:
+        inner: Told everything.
+        checkpoint: File that is whole whenever an epoch is recorded; it is replaced, never changed.
+        outbox: Where checkpoints to be handed over get a name of their own.
+        every_seconds: At least so long between two of them, but for the first and the last.
+    """
+
+    def __init__(self, inner: PipeObserver, checkpoint: Path, outbox: Path, every_seconds: float) -> None:
+        self.report = inner.report
+        self.stop_requested = inner.stop_requested
+        self._inner = inner
+        self._checkpoint = checkpoint
+        self._outbox = outbox
+        self._every_seconds = every_seconds
+        self._handed_at = float("-inf")
+        self._handed = 0
+        self._finished = 0
+
+    def record_epoch(self, epoch: EpochRecord) -> None:
+        """Pass an epoch on; those of earlier attempts are told again and change nothing here."""
+        self._inner.record_epoch(epoch)
+        is_new = epoch.epoch >= self._finished
+        self._finished = max(self._finished, epoch.epoch + 1)
+        if is_new and time.monotonic() - self._handed_at >= self._every_seconds:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Hand the checkpoint over, unless the parent has it already."""
+        if self._finished > self._handed and self._checkpoint.is_file():
+            target = self._outbox / f"checkpoint-{self._finished}.safetensors"
+            link_or_copy(self._checkpoint, target)
+            self._handed, self._handed_at = self._finished, time.monotonic()
+            self._inner.hand_over(target, self._finished)
+
+    def starts_from(self, epochs: int, *, is_stored: bool) -> None:
+        """Take note of what earlier attempts finished, and hand it over if the store does not have it."""
+        self._inner.resumed(epochs)
+        self._finished = epochs
+        self._handed = epochs if is_stored else 0
+        self.hand_over()

@@ -1,10 +1,12 @@
 """One function per job kind: payload → workspace → verb of core → files and a result."""
 
 import json
+import logging
 import platform
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -28,40 +30,65 @@ from app.jobs import (
     ValidationScore,
     WorkOrder,
 )
+from app.storage import StoreError
 from core import pipeline
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.fingerprint import Fingerprint
 from core.domain.labels import label_key
-from core.domain.model import EPOCHS_FILE, FOLD_FILE, MODEL_FILE, WEIGHTS_FILE, fold_name
+from core.domain.model import (
+    CHECKPOINT_FILE,
+    EPOCHS_FILE,
+    FOLD_FILE,
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    fold_name,
+)
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
 from core.domain.record import Record, write_json
 from core.domain.report import EvaluationReport
-from core.errors import DatasetError, PlanError
+from core.errors import DatasetError, PlanError, TrainingError
 from worker.archive import ArchiveError
-from worker.observer import Message
-from worker.workspace import Workspace, build_once, link_or_copy, locked
+from worker.observer import CheckpointObserver, Message, PipeObserver
+from worker.workspace import Workspace, build_once, link_or_copy, preprocessing_digest
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
+
+log = logging.getLogger(__name__)
 
 Files = Mapping[str, Path]
 
 DEFAULT_CONFIGURATIONS = ("3d_fullres", "2d")
 """What a training takes when the request leaves it open: the first that the plan has."""
 
+CHECKPOINTS = "checkpoint*.safetensors"
+"""The latest checkpoint and the one before, for the case that it is damaged."""
+
 FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
 """What of a trained fold is kept; a fold that validated nothing has no summary."""
 
 
-def perform(order: WorkOrder, workspace: Workspace, observer: Observer, *, threads: int | None) -> Message:
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How this machine works."""
+
+    threads: int | None
+    """For the arithmetic; None: one per core."""
+    checkpoint_seconds: float
+    """How often a training hands its checkpoint over."""
+
+
+def perform(
+    order: WorkOrder, workspace: Workspace, observer: PipeObserver, conditions: Conditions
+) -> Message:
     """Carry out any order but a prediction, which the warm predictor does.
 
     Args:
         order: Names the work.
         workspace: Where files are.
         observer: Told of progress.
-        threads: For the arithmetic; None: one per core.
+        conditions: Of this machine.
 
     Raises:
         DomainError: The work cannot be done as it was ordered.
@@ -73,9 +100,9 @@ def perform(order: WorkOrder, workspace: Workspace, observer: Observer, *, threa
         case PlanPayload():
             return plan(order, payload, workspace, observer)
         case PreprocessPayload():
-            return _message(preprocess(payload, workspace, observer, threads=threads))
+            return preprocess(order, payload, workspace, observer, threads=conditions.threads)
         case TrainPayload():
-            return train(payload, workspace, observer, threads=threads)
+            return train(order, payload, workspace, observer, conditions)
         case SelectPayload():
             return select(order, payload, workspace, observer)
         case PredictPayload():
@@ -113,35 +140,73 @@ def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer:
     made = pipeline.plan_dataset(raw, _fingerprint(measured), request, outbox / "plans.json")
     chosen = _configurations(made, payload.configurations)
     files = {"plans.json": outbox / "plans.json", "dataset_fingerprint.json": measured}
-    return _message(PlanResult(files={}, configurations=chosen), files)
+    digests = {name: preprocessing_digest(payload.archive, made, name) for name in chosen}
+    return _message(PlanResult(files={}, configurations=chosen, digests=digests), files)
 
 
 def preprocess(
-    payload: PreprocessPayload, workspace: Workspace, observer: Observer, *, threads: int | None
-) -> PreprocessResult:
-    """Preprocess every case, unless an earlier training did so with the same plan."""
-    folder = _preprocessed(payload, workspace, observer, threads=threads)
-    return PreprocessResult(cases=len(pipeline.preprocessed_cases(folder)))
+    order: WorkOrder,
+    payload: PreprocessPayload,
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    threads: int | None,
+) -> Message:
+    """Preprocess every case, unless an earlier job did so with the same plan; the arrays go to the store."""
+    if order.preprocessed is not None and _are_stored(workspace, order.preprocessed):
+        return _message(order.preprocessed)
+    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
+    folder = workspace.preprocessed(payload.digest)
+    build_once(
+        folder,
+        lambda target: pipeline.preprocess(
+            raw, plan_, payload.configuration, target, observer, workers=threads
+        ),
+        observer,
+    )
+    cases = pipeline.preprocessed_cases(folder)
+    files = {
+        f"{number}/{file.name}": file
+        for number, case_id in enumerate(cases)
+        for file in sorted((folder / case_id).iterdir())
+    }
+    return _message(PreprocessResult(files={}, cases=cases), files)
 
 
-def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, threads: int | None) -> Message:
-    """Train one fold, or go on where its last checkpoint stands, and score its validation cases."""
-    raw = workspace.raw_dataset(payload.archive, observer)
-    model = workspace.training(payload.training_id, payload.configuration)
+def train(
+    order: WorkOrder,
+    payload: TrainPayload,
+    workspace: Workspace,
+    observer: PipeObserver,
+    conditions: Conditions,
+) -> Message:
+    """Train one fold, or go on where its last checkpoint stands, and score its validation cases.
+
+    Raises:
+        CancelledError: The observer asked to stop; the last checkpoint was handed over.
+    """
+    if order.preprocessed is None:
+        raise TypeError("a training is ordered with the arrays that it learns from")
+    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
+    model, outbox = workspace.training(order), workspace.outbox(order)
     folder = model / fold_name(payload.fold)
-    order = pipeline.TrainOrder(
+    watched = CheckpointObserver(observer, folder / CHECKPOINT_FILE, outbox, conditions.checkpoint_seconds)
+    _begin_where_others_stopped(order, folder, workspace, watched)
+    digest = preprocessing_digest(payload.archive, plan_, payload.configuration)
+    task = pipeline.TrainOrder(
         raw=raw,
-        plan=_plan(workspace, payload.plans),
+        plan=plan_,
         configuration=payload.configuration,
         fold=payload.fold,
         settings=payload.settings,
         model=model,
-        preprocessed=_preprocessed(payload, workspace, observer, threads=threads),
-        threads=threads,
+        preprocessed=workspace.fetch_preprocessed(digest, order.preprocessed, observer),
+        threads=conditions.threads,
     )
-    # The child of a worker that was taken for dead may still be at it.
-    with locked(model / f"{fold_name(payload.fold)}.lock", observer):
-        report = pipeline.train(order, observer)
+    try:
+        report = pipeline.train(task, watched)
+    finally:
+        watched.hand_over()
     result = TrainResult(
         files={},
         configuration=payload.configuration,
@@ -153,10 +218,56 @@ def train(payload: TrainPayload, workspace: Workspace, observer: Observer, *, th
     return _message(result, files | {MODEL_FILE: model / MODEL_FILE})
 
 
+def _begin_where_others_stopped(
+    order: WorkOrder, folder: Path, workspace: Workspace, observer: CheckpointObserver
+) -> None:
+    """Give a fold's fresh folder the checkpoint of whichever earlier claim came furthest.
+
+    On this machine there is one after each epoch; the store has what was last handed over.
+    """
+    epochs, source = max(
+        (
+            (_finished_epochs(earlier / folder.name), earlier / folder.name)
+            for earlier in workspace.earlier_trainings(order)
+        ),
+        default=(0, folder),
+        key=lambda found: found[0],
+    )
+    stored = order.checkpoint
+    folder.mkdir(parents=True, exist_ok=True)
+    if stored is not None and stored.epochs >= epochs:
+        epochs = stored.epochs
+        workspace.fetch_checkpoint(stored.file, folder / CHECKPOINT_FILE, observer)
+    elif epochs > 0:
+        for file in source.glob(CHECKPOINTS):
+            link_or_copy(file, folder / file.name)
+    observer.starts_from(epochs, is_stored=stored is not None and stored.epochs == epochs)
+
+
+def _finished_epochs(folder: Path) -> int:
+    """Return how far the training in a folder came; one whose checkpoints are damaged counts for nothing."""
+    try:
+        return pipeline.finished_epochs(folder)
+    except TrainingError as error:
+        log.warning("a local checkpoint cannot be used", extra={"reason": error.message})
+        return 0
+
+
+def _are_stored(workspace: Workspace, result: PreprocessResult) -> bool:
+    """Whether every array of an earlier job is still in the store."""
+    try:
+        for ref in result.files.values():
+            workspace.store.path(ref)
+    except StoreError as error:
+        log.warning("arrays are missing in the store and are made again", extra={"reason": error.message})
+        return False
+    return True
+
+
 def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, observer: Observer) -> Message:
     """Choose the configuration that segments its validation cases best, and put the model together."""
-    best, mean_dice, reason = _best(order.inputs)
-    folds = [result for result in order.inputs if result.configuration == best]
+    best, mean_dice, reason = _best(order.trained)
+    folds = [result for result in order.trained if result.configuration == best]
     reused = {
         f"{fold_name(result.fold)}/{name}": ref
         for result in folds
@@ -254,26 +365,6 @@ def _configurations(
     return wanted
 
 
-def _preprocessed(
-    payload: PreprocessPayload | TrainPayload,
-    workspace: Workspace,
-    observer: Observer,
-    *,
-    threads: int | None,
-) -> Path:
-    """Return the folder of preprocessed cases, made now if this machine does not have it."""
-    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
-    folder = workspace.preprocessed(payload.archive, plan_, payload.configuration)
-    build_once(
-        folder,
-        lambda target: pipeline.preprocess(
-            raw, plan_, payload.configuration, target, observer, workers=threads
-        ),
-        observer,
-    )
-    return folder
-
-
 def _label_names(description: DatasetDescription) -> dict[str, str]:
     """Return the name that stands for each label key of a report."""
     labels = description.label_set()
@@ -331,7 +422,7 @@ def _provenance(order: WorkOrder, payload: SelectPayload, files: Mapping[str, Ob
         "dataset_sha256": payload.archive.sha256,
         "plans_sha256": payload.plans.sha256,
         "weights_sha256": _weights(files),
-        "validation": [json.loads(result.model_dump_json(exclude={"files"})) for result in order.inputs],
+        "validation": [json.loads(result.model_dump_json(exclude={"files"})) for result in order.trained],
         "versions": _versions(),
         "machine": platform.machine(),
     }

@@ -7,16 +7,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
-from app.jobs import ObjectRef, WorkOrder
+from app.jobs import ObjectRef, PreprocessResult, WorkOrder
 from app.storage import LocalStore, StoreError, copy_hashing
-from core.domain.plan import Configuration, ConfigurationName, Plan
-from core.domain.progress import Observer
+from core.domain.plan import ConfigurationName, Plan
+from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
 from worker.archive import ArchiveLimits, dataset_root, unpack
 
@@ -63,15 +63,49 @@ class Workspace:
         build_once(target, build, observer)
         return dataset_root(target)
 
-    def preprocessed(self, archive: ObjectRef, plan: Plan, name: ConfigurationName) -> Path:
-        """Return where preprocessed cases belong, whether they are there or not."""
-        return self.folder / "preprocessed" / _digest(archive, plan, plan.configuration(name))
+    def preprocessed(self, digest: str) -> Path:
+        """Return where preprocessed cases of this `preprocessing_digest` belong, there or not."""
+        return self.folder / "preprocessed" / digest
 
-    def training(self, training_id: UUID, configuration: ConfigurationName) -> Path:
-        """Return the model folder that the folds of one configuration are trained in."""
-        folder = self.folder / "trainings" / str(training_id) / configuration
+    def fetch_preprocessed(self, digest: str, result: PreprocessResult, observer: Observer) -> Path:
+        """Return the folder of preprocessed cases, fetched now if this machine does not have it.
+
+        Raises:
+            StoreError: An object is missing or its bytes are not those that were stored.
+            CancelledError: The observer asked to stop.
+        """
+        target = self.preprocessed(digest)
+        names = {str(number): case_id for number, case_id in enumerate(result.cases)}
+        files = {
+            f"{names[folder]}/{name}": ref
+            for (folder, _, name), ref in ((path.partition("/"), ref) for path, ref in result.files.items())
+        }
+        build_once(target, lambda folder: self._fetch(files, folder, observer), observer)
+        return target
+
+    def training(self, order: WorkOrder) -> Path:
+        """Return the model folder of one claim of a training; nobody else ever writes there."""
+        folder = self._trainings(order.job_id) / str(order.fence)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def earlier_trainings(self, order: WorkOrder) -> list[Path]:
+        """Return the model folders that earlier claims of a training left on this machine, newest first."""
+        fences = [int(folder.name) for folder in self._trainings(order.job_id).glob("*")]
+        return [
+            self._trainings(order.job_id) / str(fence)
+            for fence in sorted(fences, reverse=True)
+            if fence < order.fence
+        ]
+
+    def fetch_checkpoint(self, ref: ObjectRef, target: Path, observer: Observer) -> None:
+        """Bring a checkpoint from the store.
+
+        Raises:
+            StoreError: It is missing or damaged.
+            CancelledError: The observer asked to stop.
+        """
+        self._fetch({target.name: ref}, target.parent, observer)
 
     def model(self, files: Mapping[str, ObjectRef], observer: Observer) -> Path:
         """Return a model folder with these files, each verified by its hash.
@@ -82,7 +116,7 @@ class Workspace:
         """
         content = json.dumps({path: ref.sha256 for path, ref in files.items()}, sort_keys=True)
         target = self.folder / "models" / hashlib.sha256(content.encode()).hexdigest()
-        build_once(target, lambda folder: self._fetch(files, folder), observer)
+        build_once(target, lambda folder: self._fetch(files, folder, observer), observer)
         return target
 
     def outbox(self, order: WorkOrder) -> Path:
@@ -97,12 +131,45 @@ class Workspace:
         for fence in range(order.fence + 1):
             shutil.rmtree(self._outbox(order.job_id, fence), ignore_errors=True)
 
+    def clear_training(self, order: WorkOrder, *, keep_last: bool) -> None:
+        """Remove what this claim of a training and earlier ones left; never what a later one has.
+
+        Args:
+            order: Of the claim.
+            keep_last: Whether the job goes on, so that this claim's folder is still needed.
+        """
+        for folder in self.earlier_trainings(order):
+            shutil.rmtree(folder, ignore_errors=True)
+        if not keep_last:
+            shutil.rmtree(self._trainings(order.job_id) / str(order.fence), ignore_errors=True)
+            with suppress(OSError):
+                self._trainings(order.job_id).rmdir()
+
+    def trainings(self) -> list[UUID]:
+        """Return the training jobs that left something on this machine."""
+        return [UUID(folder.name) for folder in (self.folder / "trainings").glob("*-*-*-*-*")]
+
+    def forget_training(self, job_id: UUID) -> None:
+        """Remove all that a training job left on this machine, once it has ended wherever."""
+        shutil.rmtree(self._trainings(job_id), ignore_errors=True)
+
+    def _trainings(self, job_id: UUID) -> Path:
+        return self.folder / "trainings" / str(job_id)
+
     def _outbox(self, job_id: UUID, fence: int) -> Path:
         return self.folder / "outbox" / f"{job_id}-{fence}"
 
-    def _fetch(self, files: Mapping[str, ObjectRef], folder: Path) -> None:
-        """Copy objects into a folder, comparing hashes on the way."""
-        for path, ref in files.items():
+    def _fetch(self, files: Mapping[str, ObjectRef], folder: Path, observer: Observer) -> None:
+        """Copy objects into a folder, comparing hashes on the way.
+
+        Raises:
+            StoreError: An object is missing or its bytes are not those that were stored.
+            CancelledError: The observer asked to stop.
+        """
+        for done, (path, ref) in enumerate(files.items()):
+            if observer.stop_requested():
+                raise CancelledError("stopped while files were fetched from the store")
+            observer.report(Progress(stage="fetch", done=done, total=len(files)))
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.store.path(ref).open("rb") as reader, target.open("wb") as writer:
@@ -168,9 +235,9 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _digest(archive: ObjectRef, plan: Plan, configuration: Configuration) -> str:
-    """Hash all that preprocessed arrays depend on."""
-    values = configuration.to_json()
+def preprocessing_digest(archive: ObjectRef, plan: Plan, name: ConfigurationName) -> str:
+    """Hash all that the preprocessed arrays of a configuration depend on."""
+    values = plan.configuration(name).to_json()
     content = {
         "version": PREPROCESSING_VERSION,
         "archive": archive.sha256,

@@ -1,21 +1,34 @@
-"""Routes of jobs: list, read (and wait), cancel; how a job looks to its clients."""
+"""Routes of jobs: list, read (and wait), cancel, pause, resume, retry; how a job looks to its clients."""
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import BaseDep, Body, NoQuery, PageQuery, ResourcesDep, SessionDep
 from app.api.waiting import RETRY_AFTER_SECONDS, applied, ended, wait_of
-from app.db.base import transaction
-from app.jobs import JobKind, JobState
-from app.services import following, jobs
+from app.jobs import FINAL_STATES, JobKind, JobState
+from app.services import following, steering
 from app.services.following import JobStatus
 from app.services.resources import Resources
+from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
+from app.services.transitions import announced
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+Verb = Literal["cancel", "pause", "resume", "retry"]
+
+STEERING: Mapping[Verb, Callable[[Session, UUID], object]] = {
+    "cancel": steering.cancel,
+    "pause": steering.pause,
+    "resume": steering.resume,
+    "retry": steering.retry,
+}
+"""What a client may ask of a job."""
 
 
 class ProgressView(Body):
@@ -100,9 +113,9 @@ def view_of(status: JobStatus, base: str) -> JobView:
 
 def _links(status: JobStatus, base: str) -> dict[str, str]:
     job = status.job
-    links = {"self": f"{base}/jobs/{job.id}"}
-    if not status.has_ended:
-        links["cancel"] = f"{base}/jobs/{job.id}/cancel"
+    address = f"{base}/jobs/{job.id}"
+    links = {"self": address, "events": f"{address}/events"}
+    links |= {verb: f"{address}/{verb}" for verb in _possible(job.state)}
     if job.parent_id is not None:
         links["parent"] = f"{base}/jobs/{job.parent_id}"
     for noun, row_id in (
@@ -115,6 +128,17 @@ def _links(status: JobStatus, base: str) -> dict[str, str]:
     if job.kind is JobKind.TRAINING and status.result and status.result.get("model_id"):
         links["model"] = f"{base}/models/{status.result['model_id']}"
     return links
+
+
+def _possible(state: JobState) -> tuple[Verb, ...]:
+    """Return what may be asked of a job."""
+    if state in RETRIED_STATES:
+        return ("retry",)
+    if state in FINAL_STATES or state is JobState.CANCELING:
+        return ()
+    if state is JobState.WAITING:
+        return ("cancel",)
+    return ("cancel", "resume" if state in ASKED_TO_PAUSE else "pause")
 
 
 @router.get("")
@@ -144,16 +168,39 @@ async def get_job(
 @router.post("/{job_id}/cancel", dependencies=[NoQuery], status_code=202)
 async def cancel_job(job_id: UUID, resources: ResourcesDep, base: BaseDep, response: Response) -> JobView:
     """Ask that a job ends; asking twice changes nothing. A training ends with all its jobs."""
-    status = await run_in_threadpool(_cancel, resources, job_id)
+    return await _steered(job_id, "cancel", resources, base, response)
+
+
+@router.post("/{job_id}/pause", dependencies=[NoQuery], status_code=202)
+async def pause_job(job_id: UUID, resources: ResourcesDep, base: BaseDep, response: Response) -> JobView:
+    """Ask that a job rests; a training writes a checkpoint first, and all its jobs are held back."""
+    return await _steered(job_id, "pause", resources, base, response)
+
+
+@router.post("/{job_id}/resume", dependencies=[NoQuery], status_code=202)
+async def resume_job(job_id: UUID, resources: ResourcesDep, base: BaseDep, response: Response) -> JobView:
+    """Let a paused job go on where it stopped."""
+    return await _steered(job_id, "resume", resources, base, response)
+
+
+@router.post("/{job_id}/retry", dependencies=[NoQuery], status_code=202)
+async def retry_job(job_id: UUID, resources: ResourcesDep, base: BaseDep, response: Response) -> JobView:
+    """Try a job again that failed or was canceled, with what was canceled because of it."""
+    return await _steered(job_id, "retry", resources, base, response)
+
+
+async def _steered(job_id: UUID, verb: Verb, resources: Resources, base: str, response: Response) -> JobView:
+    """Pass on what a client asks, and answer 200 if that is done at once, else 202."""
+    status = await run_in_threadpool(_steer, resources, job_id, verb)
     response.headers["Location"] = f"{base}/jobs/{job_id}"
-    if status.has_ended:
+    if status.has_ended or status.job.state is JobState.PAUSED:
         response.status_code = 200
     else:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return view_of(status, base)
 
 
-def _cancel(resources: Resources, job_id: UUID) -> JobStatus:
-    with transaction(resources.sessions) as session:
-        jobs.cancel(session, job_id)
+def _steer(resources: Resources, job_id: UUID, verb: Verb) -> JobStatus:
+    with announced(resources.sessions, resources.queue) as session:
+        STEERING[verb](session, job_id)
         return following.find(session, job_id)

@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,11 +16,11 @@ from app.api.jobs import ProgressView, view_of
 from app.api.uploads import Expected, Part, Upload, received
 from app.api.waiting import Accepted
 from app.errors import NotAcceptableError, RequestError, UnsupportedMediaError
-from app.jobs import JobState
+from app.jobs import JobState, Urgency
 from app.services import predictions
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES, file_ending
-from app.services.predictions import PredictionStatus, ResultFile
+from app.services.predictions import PredictionRequest, PredictionStatus, ResultFile
 from app.services.resources import Resources, Submission
 
 router = APIRouter(tags=["predictions"])
@@ -28,7 +28,7 @@ router = APIRouter(tags=["predictions"])
 EXPECTED = Expected(
     raw_field="image",
     files=re.compile(r"image(_\d{4})?"),
-    texts=("model",),
+    texts=("model", "urgency"),
     hint="send the field `image` once per channel, in the model's order, or `image_0000`, `image_0001` …",
 )
 
@@ -49,6 +49,7 @@ UPLOAD_BODY = {
                     "properties": {
                         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "model": {"type": "string", "format": "uuid"},
+                        "urgency": {"type": "string", "enum": list(get_args(Urgency))},
                     },
                 }
             },
@@ -59,9 +60,11 @@ UPLOAD_BODY = {
 
 
 class PredictQuery(Body):
-    """Which model; needed here if the body is the image itself."""
+    """Which model, and whether a person waits; may stand here, must if the body is the image itself."""
 
     model: UUID | None = None
+    urgency: Urgency | None = None
+    """`interactive`, the default, goes before `batch`."""
 
 
 class PredictionView(Body):
@@ -95,16 +98,10 @@ async def predict(
     """Segment an image; with `Prefer: wait=N` and `Accept: application/gzip`, the answer is the .nii.gz."""
     _require_image_type(request)
     async with received(request, resources.store, settings_of(request).max_upload_bytes, EXPECTED) as upload:
-        model_id = _model_of(query, upload)
-        parts = _in_order(upload.parts)
-        ending = _common_ending(parts)
-        _require_acceptable(request, ending)
-        hashes = [part.file.sha256 for part in parts]
-        key = waiting.request_key(
-            idempotency_key, "POST /predict", {"model": str(model_id), "images": hashes, "ending": ending}
-        )
-        images = [part.file for part in parts]
-        submission = await run_in_threadpool(predictions.submit, resources, model_id, images, ending, key)
+        wanted = _wanted(query, upload)
+        _require_acceptable(request, wanted.ending)
+        key = waiting.request_key(idempotency_key, "POST /predict", _content_of(wanted))
+        submission = await run_in_threadpool(predictions.submit, resources, wanted, key)
     if _wants_file(request) and waiting.wait_of(request) is not None:
         return await _file_or_status(request, resources, submission, base)
     return await waiting.respond(request, base, submission, _accepted(submission, base))
@@ -137,6 +134,32 @@ def _require_image_type(request: Request) -> None:
             f"a body of type {media_type} is not taken; send the image as it is, with ?model= and"
             f" -H 'Content-Type: application/octet-stream', or a form: {EXPECTED.hint}"
         )
+
+
+def _wanted(query: PredictQuery, upload: Upload) -> PredictionRequest:
+    """Put together what the address and the form say."""
+    parts = _in_order(upload.parts)
+    return PredictionRequest(
+        model_id=_model_of(query, upload),
+        images=[part.file for part in parts],
+        ending=_common_ending(parts),
+        urgency=_urgency_of(query, upload),
+    )
+
+
+def _content_of(wanted: PredictionRequest) -> dict[str, object]:
+    """Return what makes two requests the same; how urgent they are does not."""
+    hashes = [image.sha256 for image in wanted.images]
+    return {"model": str(wanted.model_id), "images": hashes, "ending": wanted.ending}
+
+
+def _urgency_of(query: PredictQuery, upload: Upload) -> Urgency:
+    """Return what the query or the form says; interactive if neither does."""
+    sent = upload.texts.get("urgency", query.urgency or "interactive")
+    for urgency in get_args(Urgency):
+        if sent == urgency:
+            return cast("Urgency", urgency)
+    raise RequestError(f"`urgency` must be one of {', '.join(get_args(Urgency))}")
 
 
 def _model_of(query: PredictQuery, upload: Upload) -> UUID:

@@ -1,5 +1,6 @@
 """Naming of constraints, column types, the engine and its sessions."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,9 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from app.jobs import JobKind, JobState, Lane
+from app.jobs import EventKind, JobKind, JobState, Lane
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -38,6 +40,18 @@ NAMING = {
 
 BUSY_TIMEOUT_SECONDS = 30
 """How long SQLite waits for another process's write; transactions here last milliseconds."""
+
+POSTGRESQL_OPTIONS = {
+    "connect_timeout": 5,
+    "options": "-c idle_in_transaction_session_timeout=30000 -c timezone=UTC",
+}
+"""Nobody waits long for a server that is away, nor for the locks of a process that froze in a transaction."""
+
+READING = "postgresql_readonly"
+"""Execution option of connections that only read; SQLite's are told by it, too."""
+
+NOT_FOR_JSONB = dict.fromkeys((0, *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}")
+"""What PostgreSQL keeps in no JSON: the character NUL and halves of surrogate pairs, from names of files."""
 
 JsonValue = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -80,6 +94,7 @@ class Base(DeclarativeBase):
         UUID: Uuid(),
         JobKind: _by_value(JobKind),
         JobState: _by_value(JobState),
+        EventKind: _by_value(EventKind),
         Lane: _by_value(Lane),
     }
 
@@ -91,11 +106,30 @@ def open_engine(url: str) -> Engine:
         url: SQLAlchemy URL, `sqlite:////folder/service.db` or `postgresql+psycopg://…`.
     """
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        return create_engine(
+            url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS, json_serializer=_json_of
+        )
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, json_serializer=_json_of)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def _json_of(value: Any) -> str:
+    """Write JSON that both databases keep."""
+    return json.dumps(_storable(value), ensure_ascii=False)
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.translate(NOT_FOR_JSONB)
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+        case _:
+            return value
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -114,7 +148,7 @@ def _begin_immediate(connection: Connection) -> None:
 
     One that only reads takes no lock, so that following a job never waits for who writes.
     """
-    reads = connection.get_execution_options().get("postgresql_readonly", False)
+    reads = connection.get_execution_options().get(READING, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
@@ -128,8 +162,20 @@ def open_sessions(engine: Engine) -> Sessions:
 
 def open_readers(engine: Engine) -> Sessions:
     """Return the factory of sessions that only read, from one snapshot each."""
-    reading = engine.execution_options(postgresql_readonly=True)
+    reading = engine.execution_options(**{READING: True})
+    if engine.dialect.name != "sqlite":  # There a transaction reads from one snapshot anyway.
+        reading = reading.execution_options(isolation_level="REPEATABLE READ")
     return sessionmaker(reading, expire_on_commit=False, autoflush=False)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database was away or busy, so that the same work may succeed later.
+
+    After such an error of a commit nobody knows whether it was made.
+    """
+    return isinstance(error, OperationalError | InterfaceError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, 
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, UtcDateTime, now
-from app.jobs import JobKind, JobState, Lane
+from app.jobs import EventKind, JobKind, JobState, Lane
 
 
 class StoredObject(Base):
@@ -81,21 +81,25 @@ class Job(Base):
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - times come from the database's clock
     __table_args__ = (
         CheckConstraint(
-            "(kind != 'training' AND state IN ('running', 'canceling')) = (lease_expires_at IS NOT NULL)",
+            "(kind != 'training' AND state IN ('running', 'canceling', 'pausing'))"
+            " = (lease_expires_at IS NOT NULL)",
             name="lease_means_owned",
         ),
-        Index("ix_job_claim", "lane", "state", "created_at"),
+        Index("ix_job_claim", "state", "lane", "priority", "created_at"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     kind: Mapped[JobKind]
     lane: Mapped[Lane]
+    priority: Mapped[int]
+    """Within the lane, and between the lanes of one worker; the lower number goes first."""
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED, index=True)
     payload: Mapped[dict[str, Any] | None]
     """One of `app.jobs.JobPayload`; null for the parent of a training."""
-    result: Mapped[dict[str, Any] | None]
-    """The kind's record of `app.jobs.RESULTS`, once it succeeded."""
+    result: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """The kind's record of `app.jobs.RESULTS`, once it succeeded. It names every file that the job made, so
+    it is read only where it is needed."""
     error: Mapped[dict[str, Any] | None]
     """Problem document (RFC 9457) of a failed or canceled job."""
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("dataset.id"), index=True)
@@ -106,10 +110,16 @@ class Job(Base):
     """How often the job was claimed."""
     crashes: Mapped[int] = mapped_column(default=0)
     """How often its worker or child died since it last came further."""
+    reached: Mapped[int] = mapped_column(default=0)
+    """How many epochs of a training were ever finished; only going beyond that is coming further."""
+    checkpoint: Mapped[dict[str, Any] | None]
+    """`app.jobs.Checkpoint` in the object store; whoever claims the job next goes on from there."""
     fence: Mapped[int] = mapped_column(default=0)
     """Grows with every claim; a write that carries an older fence changes nothing."""
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    announced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When a message last pointed at the queued row."""
 
     stage: Mapped[str | None]
     done: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -136,7 +146,7 @@ class JobDependency(Base):
 
 
 class JobEvent(Base):
-    """One transition of a job."""
+    """One entry of a job's history: a transition, a finished epoch, a step back to a checkpoint."""
 
     __tablename__ = "job_event"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - ids grow, also after a deletion
@@ -146,10 +156,13 @@ class JobEvent(Base):
     )
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    kind: Mapped[EventKind] = mapped_column(default=EventKind.STATE)
     before: Mapped[JobState | None]
-    """None for the row's birth."""
+    """None for the row's birth; the same as `after` where the job did not move."""
     after: Mapped[JobState]
     note: Mapped[str] = mapped_column(default="")
+    content: Mapped[dict[str, Any] | None]
+    """Of an epoch: its record. Of a step back: the epoch that is done next."""
 
 
 class Epoch(Base):

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session, selectinload
 from app.db.base import transaction
 from app.db.models import Dataset, DatasetCase, Job, StoredObject, TrainedModel, Training
 from app.errors import ConflictError, NotFoundError
-from app.jobs import FINAL_STATES, LANES, IngestPayload, JobKind, ObjectRef
+from app.jobs import FINAL_STATES, IngestPayload, JobKind, ObjectRef
+from app.services import graph
 from app.services.paging import Page, PageRequest, read_page
-from app.services.resources import RequestKey, Resources, Submission, forget, submit_once
+from app.services.resources import RequestKey, Resources, Submission, forget, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
 from core.domain.dataset import DatasetDescription
@@ -53,14 +54,7 @@ def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey |
     require_zip(archive.path, archive.head)
     dataset_id = uuid4()
     ref = resources.store.adopt(f"datasets/{dataset_id}/archive.zip", archive)
-    kept = False
-    try:
-        submission = submit_once(resources, key, lambda session: _create(session, dataset_id, name, ref))
-        kept = not submission.replayed
-    finally:
-        if not kept:
-            resources.store.delete(ref.key)
-    return submission
+    return submit_files(resources, key, [ref], lambda session: _create(session, dataset_id, name, ref))
 
 
 def require_zip(path: Path, head: bytes) -> None:
@@ -121,12 +115,7 @@ def _create(session: Session, dataset_id: UUID, name: str, ref: ObjectRef) -> Su
     session.add(Dataset(id=dataset_id, name=name, version=(latest or 0) + 1, archive_key=ref.key))
     session.flush()
     payload = IngestPayload(dataset_id=dataset_id, archive=ref)
-    job = Job(
-        kind=payload.kind,
-        lane=LANES[payload.kind],
-        payload=payload.model_dump(mode="json"),
-        dataset_id=dataset_id,
-    )
+    job = graph.job_of(payload, dataset_id=dataset_id)
     return Submission(dataset_id, create(session, job).id)
 
 

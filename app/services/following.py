@@ -34,6 +34,17 @@ WEIGHTS: Mapping[JobKind, float] = {
 """What one job contributes to the percent of its training: about how long it takes, beside the others."""
 
 
+NEWSWORTHY = (
+    JobState.RUNNING,
+    JobState.PAUSING,
+    JobState.CANCELING,
+    JobState.FAILED,
+    JobState.QUEUED,
+    JobState.PAUSED,
+)
+"""Which of a training's jobs is named first, by state."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobProgress:
     """How far a job has come."""
@@ -122,15 +133,20 @@ def _percent(job: Job) -> float:
 
 
 def _position(session: Session, job: Job) -> int | None:
-    """Count those that workers take first."""
+    """Count those of the lane that workers take first."""
     if job.state is not JobState.QUEUED:
         return None
     ahead = select(func.count()).where(
         Job.lane == job.lane,
         Job.state == JobState.QUEUED,
         Job.kind != JobKind.TRAINING,
-        tuple_(Job.created_at, Job.id)
-        < tuple_(job.created_at, job.id, types=[Job.created_at.type, Job.id.type]),
+        tuple_(Job.priority, Job.created_at, Job.id)
+        < tuple_(
+            job.priority,
+            job.created_at,
+            job.id,
+            types=[Job.priority.type, Job.created_at.type, Job.id.type],
+        ),
     )
     return 1 + (session.scalar(ahead) or 0)
 
@@ -193,7 +209,7 @@ def _weighted_percent(statuses: Sequence[JobStatus], expected: Mapping[JobKind, 
 
 def _current(statuses: Sequence[JobStatus]) -> JobStatus | None:
     """Return the job that a person would name when asked what is going on."""
-    for wanted in (JobState.RUNNING, JobState.CANCELING, JobState.FAILED, JobState.QUEUED):
+    for wanted in NEWSWORTHY:
         found = [status for status in statuses if status.job.state is wanted]
         if found:
             return found[0]

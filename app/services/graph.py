@@ -1,7 +1,8 @@
 """The jobs of one training: which waits for which, and what the end of one means for the others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -13,6 +14,8 @@ from app.db.models import Job, JobDependency, StoredObject, TrainedModel, Traini
 from app.jobs import (
     FINAL_STATES,
     LANES,
+    LEASED_STATES,
+    PRIORITIES,
     JobPayload,
     JobState,
     ObjectRef,
@@ -39,17 +42,24 @@ def title(job: Job) -> str:
     return " ".join(word for word in words if word)
 
 
+def job_of(payload: JobPayload, **columns: Any) -> Job:
+    """Return the row of a job that does what a payload says; not yet added."""
+    lane = LANES[payload.kind]
+    values = {"lane": lane, "priority": PRIORITIES[lane], **columns}
+    return Job(kind=payload.kind, payload=payload.model_dump(mode="json"), **values)
+
+
 def child(parent: Job, payload: JobPayload, state: JobState, created_at: datetime) -> Job:
     """Return the row of one stage of a training; not yet added."""
-    return Job(
-        parent_id=parent.id,
-        kind=payload.kind,
-        lane=LANES[payload.kind],
-        state=state,
-        payload=payload.model_dump(mode="json"),
-        training_id=parent.training_id,
-        created_at=created_at,
+    return job_of(
+        payload, parent_id=parent.id, training_id=parent.training_id, state=state, created_at=created_at
     )
+
+
+def ready_state(parent: Job | None) -> JobState:
+    """Return how a job stands that could be done now: it is held back while its training is paused."""
+    is_held = parent is not None and parent.state in (JobState.PAUSED, JobState.PAUSING)
+    return JobState.PAUSED if is_held else JobState.QUEUED
 
 
 def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
@@ -69,8 +79,9 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
             archive=plan.archive,
             plans=result.files["plans.json"],
             configuration=configuration,
+            digest=result.digests[configuration],
         )
-        preprocess = create(session, child(parent, first, JobState.QUEUED, next(moments)))
+        preprocess = create(session, child(parent, first, ready_state(parent), next(moments)))
         for fold in request.folds:
             payload = TrainPayload(
                 training_id=training.id,
@@ -101,8 +112,51 @@ def settle(session: Session, job: Job) -> None:
         _free_dependants(session, job)
     else:
         _cancel_dependants(session, job)
-    if job.parent_id is not None:
-        _settle_parent(session, job.parent_id)
+    follow_children(session, parent_of(session, job))
+
+
+def follow_children(session: Session, parent: Job | None) -> None:
+    """Let a training follow its jobs: paused once none runs, ended once all have ended.
+
+    Failed goes before canceled, and that before succeeded.
+    """
+    session.flush()
+    if parent is None or parent.state in FINAL_STATES:
+        return
+    children = list(
+        session.scalars(select(Job).where(Job.parent_id == parent.id).order_by(Job.created_at, Job.id))
+    )
+    if any(one.state not in FINAL_STATES for one in children):
+        if parent.state is JobState.PAUSING and all(one.state not in LEASED_STATES for one in children):
+            move(session, parent, JobState.PAUSED)
+        return
+    _end_parent(session, parent, children)
+
+
+def parent_of(session: Session, job: Job) -> Job | None:
+    """Return the training that a job belongs to, as it is now."""
+    session.flush()
+    if job.parent_id is None:
+        return None
+    return session.get_one(Job, job.parent_id, populate_existing=True)
+
+
+def are_needs_met(session: Session, job: Job) -> bool:
+    """Whether everything that a job waits for has succeeded."""
+    return all(need.state is JobState.SUCCEEDED for need in needed_by(session, job.id))
+
+
+def dependants_of(session: Session, job: Job, state: JobState) -> list[Job]:
+    """Return the jobs in some state that need this one, oldest first."""
+    session.flush()
+    return list(
+        session.scalars(
+            select(Job)
+            .join(JobDependency, JobDependency.job_id == Job.id)
+            .where(JobDependency.needs_id == job.id, Job.state == state)
+            .order_by(Job.created_at, Job.id)
+        )
+    )
 
 
 def needed_by(session: Session, job_id: UUID) -> list[Job]:
@@ -134,29 +188,17 @@ def _need(session: Session, job: Job, needs: Job) -> None:
     session.add(JobDependency(job_id=job.id, needs_id=needs.id))
 
 
-def _dependants(session: Session, job: Job) -> list[Job]:
-    """Return the jobs that still wait for this one."""
-    session.flush()
-    return list(
-        session.scalars(
-            select(Job)
-            .join(JobDependency, JobDependency.job_id == Job.id)
-            .where(JobDependency.needs_id == job.id, Job.state == JobState.WAITING)
-            .order_by(Job.created_at, Job.id)
-        )
-    )
-
-
 def _free_dependants(session: Session, job: Job) -> None:
     """Queue each dependant whose every need is met."""
-    for dependant in _dependants(session, job):
-        if all(need.state is JobState.SUCCEEDED for need in needed_by(session, dependant.id)):
-            move(session, dependant, JobState.QUEUED)
+    ready = ready_state(parent_of(session, job))
+    for dependant in dependants_of(session, job, JobState.WAITING):
+        if are_needs_met(session, dependant):
+            move(session, dependant, ready)
 
 
 def _cancel_dependants(session: Session, job: Job) -> None:
     """Cancel all that can no longer be done, and say why in each."""
-    for dependant in _dependants(session, job):
+    for dependant in dependants_of(session, job, JobState.WAITING):
         because = f"canceled because {title(job)} {_ended(job)}"
         dependant.error = problem_document(CANCELED, because, {"because_of": str(job.id)})
         move(session, dependant, JobState.CANCELED, because)
@@ -173,18 +215,10 @@ def _ended(job: Job) -> str:
     )
 
 
-def _settle_parent(session: Session, parent_id: UUID) -> None:
-    """End the parent once all its children have ended: failed before canceled before succeeded."""
-    session.flush()
-    parent = session.get_one(Job, parent_id, populate_existing=True)
-    children = list(
-        session.scalars(select(Job).where(Job.parent_id == parent_id).order_by(Job.created_at, Job.id))
-    )
-    if parent.state in FINAL_STATES or any(one.state not in FINAL_STATES for one in children):
-        return
+def _end_parent(session: Session, parent: Job, children: Sequence[Job]) -> None:
     failed = next((one for one in children if one.state is JobState.FAILED), None)
     canceled = next((one for one in children if one.state is JobState.CANCELED), None)
-    if failed is not None and parent.state is not JobState.CANCELING:
+    if failed is not None and parent.error is None:  # Else somebody asked to cancel it.
         parent.error = {**(failed.error or {}), "job_id": str(failed.id), "job": title(failed)}
         move(session, parent, JobState.FAILED, f"{title(failed)} failed")
     elif failed is not None or canceled is not None:

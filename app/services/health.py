@@ -1,4 +1,4 @@
-"""Whether the service can do its work: database, schema, object store."""
+"""Whether the service can do its work: database, schema, object store, queue."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ def check(resources: Resources) -> Mapping[str, str]:
         "database": _database,
         "migrations": _migrations,
         "store": _store,
+        "queue": _queue,
     }
     failed: list[JsonValue] = []
     for name, run in checks.items():
@@ -50,3 +51,7 @@ def _migrations(resources: Resources) -> None:
 
 def _store(resources: Resources) -> None:
     resources.store.require_writable()
+
+
+def _queue(resources: Resources) -> None:
+    resources.queue.require_reachable()

@@ -1,4 +1,4 @@
-"""The life of a job as workers and clients steer it: claim, beat, record, end, cancel, sweep."""
+"""The life of a job as workers steer it: claim, beat, record, end, give back, sweep."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -6,34 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pydantic import JsonValue
-from sqlalchemy import Update, case, delete, func, select, update
+from pydantic import ValidationError
+from sqlalchemy import Update, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import clock
-from app.db.models import Epoch, Job
-from app.errors import ConflictError, CrashedError, LeaseLostError, NotFoundError
+from app.db.models import Epoch, Job, StoredObject
+from app.errors import ConflictError, CrashedError, LeaseLostError
 from app.jobs import (
     FINAL_STATES,
+    INTERNAL_ERROR,
     LEASED_STATES,
-    MAX_ATTEMPTS,
     PAYLOAD,
+    Checkpoint,
+    EventKind,
     JobKind,
     JobState,
     Lane,
+    PreprocessResult,
     TrainResult,
     WorkOrder,
     problem_document,
     problem_of,
 )
 from app.services import graph, outcomes
-from app.services.transitions import lock_family, move, record_event
+from app.services.transitions import announce, lock_family, move, record_content, record_event
 from core.domain.progress import Progress
-from core.domain.record import Record
+from core.domain.record import Record, describe
 from core.domain.training import EpochRecord
-
-LANE_ORDER = {Lane.PREDICT: 0, Lane.CPU: 1, Lane.TRAIN: 2}
-"""A worker of several lanes takes first what somebody waits for."""
 
 LEASE_RAN_OUT = "its worker fell silent"
 """Why the sweep takes a job back."""
@@ -50,43 +50,59 @@ class Claim:
     order: WorkOrder
 
 
-def claim(session: Session, lanes: Collection[Lane], owner: str, lease_seconds: float) -> Claim | None:
-    """Take the oldest queued job of these lanes, predictions first; None if there is none.
+def next_queued(session: Session, lanes: Collection[Lane]) -> UUID | None:
+    """Return the job of these lanes that is to be done next; None if there is none."""
+    return session.scalar(
+        select(Job.id)
+        .where(Job.state == JobState.QUEUED, Job.lane.in_(lanes), Job.kind != JobKind.TRAINING)
+        .order_by(Job.priority, Job.created_at, Job.id)
+        .limit(1)
+    )
+
+
+def claim(session: Session, job_id: UUID, owner: str, lease_seconds: float) -> Claim | None:
+    """Take a queued job; None if somebody else has it, or it is not there to be done any more.
 
     Args:
         session: The transaction.
-        lanes: Whose jobs this worker runs.
+        job_id: Which; a message that comes late, twice or without reason is harmless.
         owner: Names the worker, for people.
         lease_seconds: For how long the job is the worker's unless it renews.
     """
-    priority = case(LANE_ORDER, value=Job.lane)
-    oldest = (
-        select(Job.id)
-        .where(Job.lane.in_(lanes), Job.state == JobState.QUEUED, Job.kind != JobKind.TRAINING)
-        .order_by(priority, Job.created_at, Job.id)
-        .limit(1)
+    lock_family(session, job_id)
+    queued = update(Job).where(Job.id == job_id, Job.state == JobState.QUEUED, Job.kind != JobKind.TRAINING)
+    job = _updated(
+        session,
+        queued,
+        state=JobState.RUNNING,
+        fence=Job.fence + 1,
+        attempt=Job.attempt + 1,
+        lease_owner=owner,
+        lease_expires_at=clock(lease_seconds),
+        started_at=func.coalesce(Job.started_at, clock()),
+        eta_seconds=None,
     )
-    while (candidate := session.scalar(oldest)) is not None:
-        lock_family(session, candidate)
-        taken = (
-            update(Job)
-            .where(Job.id == candidate, Job.state == JobState.QUEUED)
-            .values(lease_owner=owner, lease_expires_at=clock(lease_seconds))
-            .values(started_at=func.coalesce(Job.started_at, clock()), eta_seconds=None)
-        )
-        job = _updated(session, taken, state=JobState.RUNNING, fence=Job.fence + 1, attempt=Job.attempt + 1)
-        if job is not None:
-            return _start(session, job)
-    return None
+    if job is None:
+        return None
+    record_event(session, job, JobState.QUEUED, f"claimed by {owner}")
+    parent = graph.parent_of(session, job)
+    if parent is not None and parent.state is JobState.QUEUED:
+        move(session, parent, JobState.RUNNING)
+    try:
+        order = _order(session, job)
+    except ValidationError as error:  # Else a row of another release would be claimed for ever.
+        outcomes.end(session, job, JobState.FAILED, _unreadable(error))
+        return None
+    return Claim(job_id=job.id, fence=job.fence, kind=job.kind, attempt=job.attempt, order=order)
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float) -> bool:
-    """Lengthen the lease; return whether the job was asked to stop.
+def renew(session: Session, claim: Claim, lease_seconds: float) -> JobState:
+    """Lengthen the lease; return whether the job is to go on (running), to end (canceling) or to pause.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    return _fenced(session, claim, lease_expires_at=clock(lease_seconds)).state is JobState.CANCELING
+    return _fenced(session, claim, lease_expires_at=clock(lease_seconds)).state
 
 
 def record_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> None:
@@ -107,36 +123,69 @@ def record_progress(session: Session, claim: Claim, progress: Progress, eta_seco
 
 
 def record_epoch(session: Session, claim: Claim, epoch: EpochRecord) -> None:
-    """Note a finished epoch, once; rows beyond it belong to a past that the resumed run left.
+    """Note a finished epoch, once; later ones belong to a past that this run left.
 
-    A resumed run tells all its epochs again. Those that are known already change nothing: above all they
-    are no progress, else a job that dies in the same epoch every time would be tried for ever.
-
-    Raises:
-        LeaseLostError: The job is no longer this worker's.
-    """
-    _fenced(session, claim)
-    known, record = session.get(Epoch, (claim.job_id, epoch.epoch)), _plain(epoch)
-    if known is None or known.record != record:
-        _fenced(session, claim, crashes=0)
-        drop_epochs(session, claim, epoch.epoch)
-        session.add(Epoch(job_id=claim.job_id, epoch=epoch.epoch, record=record))
-
-
-def drop_epochs(session: Session, claim: Claim, from_epoch: int) -> None:
-    """Forget this epoch and the later ones: the run goes on from a checkpoint before them.
+    A resumed run tells all its epochs again. Those that are known already change nothing. Only an epoch
+    that no attempt has finished before counts as progress, else a job that dies in the same place every
+    time would be tried for ever.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    _fenced(session, claim)
-    session.execute(delete(Epoch).where(Epoch.job_id == claim.job_id, Epoch.epoch >= from_epoch))
+    job, record = _hold(session, claim), _plain(epoch)
+    known = session.get(Epoch, (claim.job_id, epoch.epoch))
+    if known is not None and known.record == record:
+        return
+    if epoch.epoch >= job.reached:
+        job.crashes, job.reached = 0, epoch.epoch + 1
+    _drop_epochs(session, claim, epoch.epoch)
+    session.add(Epoch(job_id=claim.job_id, epoch=epoch.epoch, record=record))
+    record_content(session, job, EventKind.EPOCH, record)
+
+
+def rewind(session: Session, claim: Claim, epochs: int) -> None:
+    """Note that a training goes on from a checkpoint; what was recorded beyond it never was.
+
+    Args:
+        session: The transaction.
+        claim: Whose job it is.
+        epochs: How many are finished in the checkpoint.
+
+    Raises:
+        LeaseLostError: The job is no longer this worker's.
+    """
+    job = _hold(session, claim)
+    if _drop_epochs(session, claim, epochs):
+        record_content(session, job, EventKind.RESUMED, {"epoch": epochs})
+
+
+def record_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint) -> str | None:
+    """Make a checkpoint the one that the job goes on from; return the key of the one that it replaces.
+
+    Raises:
+        LeaseLostError: The job is no longer this worker's.
+    """
+    job = _hold(session, claim)
+    outcomes.register_objects(session, [checkpoint.file])
+    replaced = drop_checkpoint(session, job)
+    job.checkpoint = checkpoint.to_json()
+    return replaced
+
+
+def drop_checkpoint(session: Session, job: Job) -> str | None:
+    """Forget a job's checkpoint; return the key of its object, to be deleted once this is committed."""
+    if job.checkpoint is None:
+        return None
+    key = Checkpoint.model_validate(job.checkpoint).file.key
+    job.checkpoint = None
+    session.execute(delete(StoredObject).where(StoredObject.key == key))
+    return key
 
 
 def succeed(session: Session, claim: Claim, result: Record) -> None:
     """End the job well: its result, what follows from it, and the jobs that waited for it.
 
-    A job that was asked to stop in the meantime ends canceled: who asked was told so.
+    A job that was asked to end in the meantime ends canceled: who asked was told so.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
@@ -144,11 +193,12 @@ def succeed(session: Session, claim: Claim, result: Record) -> None:
     job = _hold(session, claim)
     outcomes.register_objects(session, getattr(result, "files", {}).values())
     if job.state is JobState.CANCELING:
-        _end(session, job, JobState.CANCELED, _canceled_by_request())
+        outcomes.cancel(session, job)
     else:
         job.result = _plain(result)
+        drop_checkpoint(session, job)
         outcomes.record_success(session, job, result)
-        _end(session, job, JobState.SUCCEEDED)
+        outcomes.end(session, job, JobState.SUCCEEDED)
 
 
 def fail(session: Session, claim: Claim, problem: Mapping[str, Any]) -> None:
@@ -159,43 +209,68 @@ def fail(session: Session, claim: Claim, problem: Mapping[str, Any]) -> None:
     """
     job = _hold(session, claim)
     if job.state is JobState.CANCELING:
-        _end(session, job, JobState.CANCELED, _canceled_by_request())
+        outcomes.cancel(session, job)
     else:
-        _end(session, job, JobState.FAILED, dict(problem))
+        outcomes.end(session, job, JobState.FAILED, problem)
 
 
-def canceled(session: Session, claim: Claim) -> None:
-    """End a job whose child stopped because a client asked for it.
+def stopped(session: Session, claim: Claim) -> None:
+    """Note that the job's child stopped because a client asked for it: the job is canceled or paused.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
-        ConflictError: Nobody asked; hand the job back instead.
+        ConflictError: Nobody asked; give the job back instead.
     """
     job = _hold(session, claim)
-    if job.state is not JobState.CANCELING:
-        raise ConflictError("nobody asked to cancel this job; hand it back instead", job_id=str(job.id))
-    _end(session, job, JobState.CANCELED, _canceled_by_request())
+    match job.state:
+        case JobState.CANCELING:
+            outcomes.cancel(session, job)
+        case JobState.PAUSING:
+            _pause(session, job)
+        case _:
+            raise ConflictError("nobody asked this job to stop; give it back instead", job_id=str(job.id))
 
 
-def give_back(session: Session, claim: Claim, reason: str, *, crashed: bool = True) -> None:
+def give_back(session: Session, claim: Claim, reason: str, *, max_crashes: int | None = None) -> None:
     """Hand a job back that did not end, to be claimed again from its last checkpoint.
 
     Args:
         session: The transaction.
         claim: Whose job it is.
         reason: What happened, as the end of a sentence: "killed by signal 9, probably out of memory".
-        crashed: Whether its child died. A worker that stops on purpose hands back without a mark; a job
-            that crashed `MAX_ATTEMPTS` times without coming further has failed.
+        max_crashes: How often its child may die before the job has failed. None: it did not die, the
+            worker stops on purpose, and the job is handed back without a mark.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    _return_to_queue(session, _hold(session, claim), reason, crashed=crashed)
+    _return_to_queue(session, _hold(session, claim), reason, max_crashes)
 
 
-def sweep(session: Session) -> int:
+def has_succeeded(session: Session, claim: Claim) -> bool:
+    """Whether the job ended well by this very claim: its result stands, though its commit went unanswered."""
+    job = session.get(Job, claim.job_id, populate_existing=True)
+    return job is not None and job.state is JobState.SUCCEEDED and job.fence == claim.fence
+
+
+def state_of(session: Session, job_id: UUID) -> JobState | None:
+    """Return how a job stands; None if there is none."""
+    return session.scalar(select(Job.state).where(Job.id == job_id))
+
+
+def still_needed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
+    """Return those of some jobs that have not ended."""
+    rows = select(Job.id).where(Job.id.in_(job_ids), Job.state.not_in(FINAL_STATES))
+    return set(session.scalars(rows))
+
+
+def sweep(session: Session, max_crashes: int) -> int:
     """Take back the jobs whose lease ran out; return how many. Anybody may call it at any time."""
-    expired = select(Job.id).where(Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock())
+    expired = (
+        select(Job.id)
+        .where(Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock())
+        .order_by(Job.parent_id, Job.id)  # Two sweeps lock families in the same order.
+    )
     taken = 0
     for job_id in session.scalars(expired).all():
         lock_family(session, job_id)
@@ -204,51 +279,77 @@ def sweep(session: Session) -> int:
         )
         job = _updated(session, guarded, lease_owner=None)
         if job is not None:
-            _return_to_queue(session, job, LEASE_RAN_OUT, crashed=True)
+            _return_to_queue(session, job, LEASE_RAN_OUT, max_crashes)
             taken += 1
     return taken
 
 
-def cancel(session: Session, job_id: UUID) -> Job:
-    """Ask that a job ends: at once if nobody runs it, else as soon as its child has stopped.
+def announce_again(session: Session, lanes: Collection[Lane], older_than_seconds: float) -> int:
+    """Announce the queued jobs of some lanes anew whose message may be lost; return how many.
 
-    Asking again changes nothing. Canceling a training cancels all its jobs.
+    One UPDATE marks them, so that however many workers sweep, each job gets one message at a time.
+
+    Args:
+        session: The transaction, see `transitions.announced`.
+        lanes: Those that have no message.
+        older_than_seconds: A younger announcement may still be under way.
+    """
+    forgotten = (
+        update(Job)
+        .where(
+            Job.state == JobState.QUEUED,
+            Job.lane.in_(lanes),
+            Job.kind != JobKind.TRAINING,
+            Job.announced_at <= clock(-older_than_seconds),
+        )
+        .values(announced_at=clock())
+        .returning(Job)
+    )
+    found = session.scalars(forgotten, execution_options={"synchronize_session": False}).all()
+    for job in sorted(found, key=lambda job: (job.priority, job.created_at)):
+        announce(session, job)
+    return len(found)
+
+
+def _order(session: Session, job: Job) -> WorkOrder:
+    """Gather what the child needs to know.
 
     Raises:
-        NotFoundError: There is no such job.
-        ConflictError: It has already ended otherwise.
+        ValidationError: The row was written by another release, which this one does not understand.
     """
-    lock_family(session, job_id)
-    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
-    if job is None:
-        raise NotFoundError(f"there is no job {job_id}", job_id=str(job_id))
-    if job.state in (JobState.CANCELED, JobState.CANCELING):
-        return job
-    if job.state in FINAL_STATES:
-        raise ConflictError(
-            f"the job has already {job.state}, so it cannot be canceled", job_id=str(job_id), state=job.state
-        )
-    if job.kind is JobKind.TRAINING:
-        _cancel_training(session, job)
-    else:
-        _cancel_one(session, job)
-    return job
-
-
-def _start(session: Session, job: Job) -> Claim:
-    """Record the claim, wake the parent, and gather what the child needs to know."""
-    record_event(session, job, JobState.QUEUED, f"claimed by {job.lease_owner}")
-    if job.parent_id is not None:
-        parent = session.get_one(Job, job.parent_id, populate_existing=True)
-        if parent.state is JobState.QUEUED:
-            move(session, parent, JobState.RUNNING)
-    inputs: tuple[TrainResult, ...] = ()
-    if job.kind is JobKind.SELECT:
-        inputs = tuple(TrainResult.model_validate(one.result) for one in graph.needed_by(session, job.id))
-    order = WorkOrder(
-        job_id=job.id, fence=job.fence, payload=PAYLOAD.validate_python(job.payload), inputs=inputs
+    needs = graph.needed_by(session, job.id)
+    trained = [TrainResult.model_validate(one.result) for one in needs if one.kind is JobKind.TRAIN]
+    return WorkOrder(
+        job_id=job.id,
+        fence=job.fence,
+        payload=PAYLOAD.validate_python(job.payload),
+        trained=tuple(trained),
+        preprocessed=_preprocessed(session, job, needs),
+        checkpoint=None if job.checkpoint is None else Checkpoint.model_validate(job.checkpoint),
     )
-    return Claim(job_id=job.id, fence=job.fence, kind=job.kind, attempt=job.attempt, order=order)
+
+
+def _preprocessed(session: Session, job: Job, needs: Collection[Job]) -> PreprocessResult | None:
+    """Return the arrays that a training learns from, or that an earlier job made of the same input."""
+    found: Job | None = None
+    if job.kind is JobKind.TRAIN:
+        found = next((one for one in needs if one.kind is JobKind.PREPROCESS), None)
+    if job.kind is JobKind.PREPROCESS:
+        found = session.scalars(
+            select(Job)
+            .where(
+                Job.kind == JobKind.PREPROCESS,
+                Job.state == JobState.SUCCEEDED,
+                Job.payload["digest"].as_string() == (job.payload or {}).get("digest"),
+            )
+            .limit(1)
+        ).first()
+    return None if found is None else PreprocessResult.model_validate(found.result)
+
+
+def _unreadable(error: ValidationError) -> dict[str, Any]:
+    detail = f"the job was written by another release, which this one does not understand: {describe(error)}"
+    return problem_document(INTERNAL_ERROR, detail)
 
 
 def _updated(session: Session, statement: Update, **values: Any) -> Job | None:
@@ -276,58 +377,42 @@ def _fenced(session: Session, claim: Claim, **values: Any) -> Job:
     return job
 
 
+def _hold(session: Session, claim: Claim) -> Job:
+    """Lock the claim's job and its parent, so that the job can move and its history be written."""
+    lock_family(session, claim.job_id)
+    return _fenced(session, claim)
+
+
 def _plain(record: Record) -> dict[str, Any]:
     """Return JSON that any database takes: a loss that is not a number becomes null."""
     values: dict[str, Any] = json.loads(record.model_dump_json(by_alias=True))
     return values
 
 
-def _hold(session: Session, claim: Claim) -> Job:
-    """Lock the claim's job and its parent, so that the job can end."""
-    lock_family(session, claim.job_id)
-    return _fenced(session, claim)
+def _drop_epochs(session: Session, claim: Claim, from_epoch: int) -> bool:
+    """Forget this epoch and the later ones; return whether there were any."""
+    beyond = delete(Epoch).where(Epoch.job_id == claim.job_id, Epoch.epoch >= from_epoch)
+    return bool(session.scalars(beyond.returning(Epoch.epoch)).all())
 
 
-def _end(session: Session, job: Job, state: JobState, error: Mapping[str, JsonValue] | None = None) -> None:
-    """Bring a job to a final state, and everything that hangs on it."""
-    job.error = None if error is None else dict(error)
-    move(session, job, state, "" if error is None else str(error.get("detail", "")))
-    if state is not JobState.SUCCEEDED:
-        outcomes.record_end_without_success(session, job)
-    graph.settle(session, job)
-
-
-def _return_to_queue(session: Session, job: Job, reason: str, *, crashed: bool) -> None:
-    """Queue a job again, or end it: canceled if that was asked, failed if it keeps dying."""
-    job.crashes += int(crashed)
+def _return_to_queue(session: Session, job: Job, reason: str, max_crashes: int | None) -> None:
+    """Queue a job again, unless it was asked to stop, or keeps dying."""
+    if max_crashes is not None:
+        job.crashes += 1
     if job.state is JobState.CANCELING:
-        _end(session, job, JobState.CANCELED, _canceled_by_request())
-    elif job.crashes >= MAX_ATTEMPTS:
+        outcomes.cancel(session, job)
+    elif max_crashes is not None and job.crashes >= max_crashes:
         error = CrashedError(
             f"{graph.title(job)} was given up after {job.crashes} attempts: {reason}", attempts=job.crashes
         )
-        _end(session, job, JobState.FAILED, problem_of(error))
+        outcomes.end(session, job, JobState.FAILED, problem_of(error))
+    elif job.state is JobState.PAUSING:
+        _pause(session, job)
     else:
         move(session, job, JobState.QUEUED, reason)
 
 
-def _cancel_one(session: Session, job: Job) -> None:
-    """Cancel a job that nobody runs; ask the worker of one that runs."""
-    if job.state is JobState.RUNNING:
-        move(session, job, JobState.CANCELING, "asked to cancel")
-    elif job.state not in FINAL_STATES and job.state is not JobState.CANCELING:
-        _end(session, job, JobState.CANCELED, _canceled_by_request())
-
-
-def _cancel_training(session: Session, parent: Job) -> None:
-    """Cancel every job of a training, the last first, so that each says that it was asked for."""
-    parent.error = _canceled_by_request()
-    if parent.state is JobState.RUNNING:
-        move(session, parent, JobState.CANCELING, "asked to cancel")
-    children = select(Job).where(Job.parent_id == parent.id).order_by(Job.created_at.desc(), Job.id)
-    for job in session.scalars(children.with_for_update()).all():
-        _cancel_one(session, job)
-
-
-def _canceled_by_request() -> dict[str, JsonValue]:
-    return problem_document(graph.CANCELED, "canceled by request")
+def _pause(session: Session, job: Job) -> None:
+    """Let a job rest, and its training once none of its jobs runs."""
+    move(session, job, JobState.PAUSED)
+    graph.follow_children(session, graph.parent_of(session, job))

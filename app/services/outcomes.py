@@ -1,7 +1,8 @@
 """What the end of a job means for the thing that it was about: dataset, training, model or prediction."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from pydantic import JsonValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -9,15 +10,55 @@ from app.db.models import Dataset, DatasetCase, Job, Prediction, StoredObject, T
 from app.jobs import (
     IngestResult,
     JobKind,
+    JobState,
     ObjectRef,
     PlanResult,
     PredictResult,
     SelectResult,
     TrainingRequest,
+    problem_document,
 )
 from app.services import graph
+from app.services.transitions import move
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.record import Record
+
+KEYS_PER_QUERY = 1000
+"""SQLite takes 32 766 parameters, PostgreSQL 65 535; preprocessed arrays of a large dataset are more files."""
+
+
+def end(session: Session, job: Job, state: JobState, error: Mapping[str, JsonValue] | None = None) -> None:
+    """Bring a job to a final state, and everything that hangs on it.
+
+    Args:
+        session: The transaction; it has locked the job and its parent.
+        job: Which.
+        state: Succeeded, failed or canceled.
+        error: Problem document, unless it succeeded.
+    """
+    job.error = None if error is None else dict(error)
+    move(session, job, state, "" if error is None else str(error.get("detail", "")))
+    if state is not JobState.SUCCEEDED:
+        _record_end_without_success(session, job)
+    graph.settle(session, job)
+
+
+def cancel(session: Session, job: Job) -> None:
+    """End a job because a client asked for it."""
+    end(session, job, JobState.CANCELED, canceled_by_request())
+
+
+def canceled_by_request() -> dict[str, JsonValue]:
+    """Describe why a job was canceled that somebody asked to cancel."""
+    return problem_document(graph.CANCELED, "canceled by request")
+
+
+def record_retry(session: Session, job: Job) -> None:
+    """Take back what the bad end of a job meant for the thing that it was about."""
+    if job.kind is JobKind.INGEST:
+        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset.state = "ingesting"
+        dataset.problems = []
 
 
 def record_success(session: Session, job: Job, result: Record) -> None:
@@ -35,7 +76,7 @@ def record_success(session: Session, job: Job, result: Record) -> None:
             pass
 
 
-def record_end_without_success(session: Session, job: Job) -> None:
+def _record_end_without_success(session: Session, job: Job) -> None:
     """Leave nothing behind that waits for a job that has ended: a dataset becomes invalid and says why."""
     if job.kind is JobKind.INGEST:
         dataset = session.get_one(Dataset, job.dataset_id)
@@ -52,11 +93,17 @@ def record_end_without_success(session: Session, job: Job) -> None:
 def register_objects(session: Session, refs: Iterable[ObjectRef]) -> None:
     """Write the rows of files that were published; those already known stay as they are."""
     wanted = {ref.key: ref for ref in refs}
-    known = session.scalars(select(StoredObject.key).where(StoredObject.key.in_(wanted)))
-    for key in wanted.keys() - set(known):
-        ref = wanted[key]
-        session.add(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes))
+    for keys in _portions(list(wanted)):
+        known = session.scalars(select(StoredObject.key).where(StoredObject.key.in_(keys)))
+        for key in sorted(set(keys) - set(known)):
+            ref = wanted[key]
+            session.add(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes))
     session.flush()
+
+
+def _portions(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Cut a list into as many keys as one query may name."""
+    return (keys[start : start + KEYS_PER_QUERY] for start in range(0, len(keys), KEYS_PER_QUERY))
 
 
 def _record_ingest(session: Session, job: Job, result: IngestResult) -> None:

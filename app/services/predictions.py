@@ -11,11 +11,20 @@ from sqlalchemy.orm import Session
 from app.db.base import transaction
 from app.db.models import Job, Prediction, StoredObject, TrainedModel
 from app.errors import ConflictError, NotFoundError, RequestError
-from app.jobs import FINAL_STATES, LANES, JobKind, JobState, ObjectRef, PredictPayload
+from app.jobs import (
+    BATCH,
+    FINAL_STATES,
+    INTERACTIVE,
+    JobKind,
+    JobState,
+    ObjectRef,
+    PredictPayload,
+    Urgency,
+)
 from app.services import following, graph, models
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES
-from app.services.resources import RequestKey, Resources, Submission, submit_once
+from app.services.resources import RequestKey, Resources, Submission, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
 
@@ -38,20 +47,24 @@ class ResultFile:
     ending: str
 
 
-def submit(
-    resources: Resources,
-    model_id: UUID,
-    images: Sequence[Incoming],
-    ending: str,
-    key: RequestKey | None,
-) -> Submission:
-    """Keep an image, one file per channel, and queue its segmentation.
+@dataclass(frozen=True, slots=True)
+class PredictionRequest:
+    """What a client wants to have segmented."""
+
+    model_id: UUID
+    images: Sequence[Incoming]
+    """Received files in the model's channel order."""
+    ending: str
+    """Of all of them."""
+    urgency: Urgency = "interactive"
+
+
+def submit(resources: Resources, request: PredictionRequest, key: RequestKey | None) -> Submission:
+    """Keep an image, one file per channel, and queue its segmentation; interactive ones go first.
 
     Args:
         resources: Where to.
-        model_id: Who segments.
-        images: Received files in the model's channel order.
-        ending: Of all of them.
+        request: Image and model.
         key: The client's Idempotency-Key, if any.
 
     Raises:
@@ -59,24 +72,13 @@ def submit(
         RequestError: The model takes another number of channels, or the key was used otherwise.
     """
     with transaction(resources.readers) as session:
-        _require_channels(models.find(session, model_id), len(images))
+        _require_channels(models.find(session, request.model_id), len(request.images))
     prediction_id = uuid4()
-    refs: list[ObjectRef] = []
-    kept = False
-    try:
-        for number, image in enumerate(images):
-            refs.append(
-                resources.store.adopt(f"predictions/{prediction_id}/image_{number:04d}{ending}", image)
-            )
-        submission = submit_once(
-            resources, key, lambda session: _create(session, prediction_id, model_id, refs, ending)
-        )
-        kept = not submission.replayed
-    finally:
-        if not kept:
-            for ref in refs:
-                resources.store.delete(ref.key)
-    return submission
+    refs = [
+        resources.store.adopt(f"predictions/{prediction_id}/image_{number:04d}{request.ending}", image)
+        for number, image in enumerate(request.images)
+    ]
+    return submit_files(resources, key, refs, lambda session: _create(session, prediction_id, request, refs))
 
 
 def find(session: Session, prediction_id: UUID) -> PredictionStatus:
@@ -122,25 +124,21 @@ def preview(resources: Resources, prediction_id: UUID) -> ResultFile:
 
 
 def _create(
-    session: Session, prediction_id: UUID, model_id: UUID, refs: Sequence[ObjectRef], ending: str
+    session: Session, prediction_id: UUID, request: PredictionRequest, refs: Sequence[ObjectRef]
 ) -> Submission:
-    model = models.find(session, model_id)
+    model = models.find(session, request.model_id)
     session.add_all(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes) for ref in refs)
-    session.add(Prediction(id=prediction_id, model_id=model_id, file_ending=ending))
+    session.add(Prediction(id=prediction_id, model_id=model.id, file_ending=request.ending))
     session.flush()
     payload = PredictPayload(
         prediction_id=prediction_id,
-        model_id=model_id,
+        model_id=model.id,
         model_files={path: ObjectRef.model_validate(ref) for path, ref in model.files.items()},
         channels=tuple(refs),
-        file_ending=ending,
+        file_ending=request.ending,
     )
-    job = Job(
-        kind=payload.kind,
-        lane=LANES[payload.kind],
-        payload=payload.model_dump(mode="json"),
-        prediction_id=prediction_id,
-    )
+    priority = INTERACTIVE if request.urgency == "interactive" else BATCH
+    job = graph.job_of(payload, prediction_id=prediction_id, priority=priority)
     return Submission(prediction_id, create(session, job).id)
 
 

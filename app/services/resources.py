@@ -1,6 +1,6 @@
 """What a service function works with: sessions, object store, queue, and requests that may come twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -9,10 +9,12 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.base import Sessions, now, transaction
+from app.db.base import Sessions, is_outage, now
 from app.db.models import IdempotencyKey
 from app.errors import RequestError
+from app.jobs import ObjectRef
 from app.queue import Queue
+from app.services.transitions import announced
 from app.storage import ObjectStore
 
 KEY_LIFETIME = timedelta(hours=24)
@@ -55,7 +57,7 @@ class RequestKey:
 def submit_once(
     resources: Resources, key: RequestKey | None, create: Callable[[Session], Submission]
 ) -> Submission:
-    """Create something in one transaction, unless the same request did so before; announce its job.
+    """Create something in one transaction, unless the same request did so before; announce its jobs.
 
     Args:
         resources: Where to.
@@ -67,14 +69,44 @@ def submit_once(
     """
     for remaining in reversed(range(ATTEMPTS)):
         try:
-            submission = _submit(resources, key, create)
-            break
+            return _submit(resources, key, create)
         except IntegrityError:
             if remaining == 0:
                 raise
-    if not submission.replayed:
-        resources.queue.announce([submission.job_id])
+    raise AssertionError("the last attempt returns or raises")
+
+
+def submit_files(
+    resources: Resources,
+    key: RequestKey | None,
+    refs: Sequence[ObjectRef],
+    create: Callable[[Session], Submission],
+) -> Submission:
+    """Do as `submit_once` for a request that brought files; they are deleted unless something points at them.
+
+    Args:
+        resources: Where to.
+        key: None if the client sent none.
+        refs: The request's files, in the store already.
+        create: Writes the rows that point at them.
+
+    Raises:
+        RequestError: The key came with another request before.
+    """
+    try:
+        submission = submit_once(resources, key, create)
+    except Exception as error:
+        if not is_outage(error):  # After an outage the commit may have been made: better a file too many.
+            _delete(resources, refs)
+        raise
+    if submission.replayed:
+        _delete(resources, refs)
     return submission
+
+
+def _delete(resources: Resources, refs: Sequence[ObjectRef]) -> None:
+    for ref in refs:
+        resources.store.delete(ref.key)
 
 
 def forget(session: Session, resource_id: UUID) -> None:
@@ -85,7 +117,7 @@ def forget(session: Session, resource_id: UUID) -> None:
 def _submit(
     resources: Resources, key: RequestKey | None, create: Callable[[Session], Submission]
 ) -> Submission:
-    with transaction(resources.sessions) as session:
+    with announced(resources.sessions, resources.queue) as session:
         if key is None:
             return create(session)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEY_LIFETIME))

@@ -14,6 +14,7 @@ from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import (
     CROSS_VALIDATION_FOLDS,
     LANES,
+    PRIORITIES,
     JobKind,
     JobState,
     PlanPayload,
@@ -101,8 +102,13 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
     )
     session.add(training)
     session.flush()
+    lane = LANES[JobKind.TRAINING]
     parent = Job(
-        kind=JobKind.TRAINING, lane=LANES[JobKind.TRAINING], training_id=training.id, dataset_id=dataset.id
+        kind=JobKind.TRAINING,
+        lane=lane,
+        priority=PRIORITIES[lane],
+        training_id=training.id,
+        dataset_id=dataset.id,
     )
     create(session, parent)
     payload = PlanPayload(

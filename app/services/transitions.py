@@ -1,14 +1,34 @@
-"""One step of a job's life cycle: checked, recorded as an event, never out of a final state."""
+"""One step of a job's life cycle: checked, recorded in its history, and announced where it queues the job."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db.base import Sessions, transaction
 from app.db.clock import clock
 from app.db.models import Job, JobEvent
 from app.errors import ConflictError
-from app.jobs import FINAL_STATES, TRANSITIONS, JobState
+from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, EventKind, JobKind, JobState
+from app.queue import Announcement, Queue
+
+QUEUED_HERE = "queued_here"
+"""Where a session keeps the jobs that its transaction queues."""
+
+
+@contextmanager
+def announced(sessions: Sessions, queue: Queue) -> Iterator[Session]:
+    """Run one transaction, and announce the jobs that it queued once it is committed.
+
+    A crash between commit and announcement loses nothing: the sweep announces again.
+    """
+    with transaction(sessions) as session:
+        yield session
+        waiting: list[Announcement] = session.info.pop(QUEUED_HERE, [])
+    queue.announce(waiting)
 
 
 def move(session: Session, job: Job, state: JobState, note: str = "") -> None:
@@ -26,21 +46,18 @@ def move(session: Session, job: Job, state: JobState, note: str = "") -> None:
     before = job.state
     if state not in TRANSITIONS[before]:
         raise ConflictError(f"a {before} job cannot become {state}", job_id=str(job.id), state=before)
-    if state is not JobState.CANCELING:
+    if state not in LEASED_STATES:
         job.lease_owner = job.lease_expires_at = None
     if state in FINAL_STATES:
         job.finished_at = clock()
         job.eta_seconds = None
-    if state is JobState.RUNNING:
+    if state is JobState.RUNNING and job.started_at is None:
         job.started_at = clock()
     job.state = state
     record_event(session, job, before, note)
     session.flush()
-
-
-def record_event(session: Session, job: Job, before: JobState | None, note: str = "") -> None:
-    """Write down a transition that has been made."""
-    session.add(JobEvent(job_id=job.id, before=before, after=job.state, note=note))
+    if state is JobState.QUEUED:
+        announce(session, job)
 
 
 def create(session: Session, job: Job, note: str = "") -> Job:
@@ -48,14 +65,35 @@ def create(session: Session, job: Job, note: str = "") -> Job:
     session.add(job)
     session.flush()
     record_event(session, job, None, note)
+    if job.state is JobState.QUEUED:
+        announce(session, job)
     return job
+
+
+def announce(session: Session, job: Job) -> None:
+    """Have a queued job announced once the transaction is committed; nobody ever claims a parent."""
+    if job.kind is not JobKind.TRAINING:
+        job.announced_at = clock()
+        session.flush()
+        session.info.setdefault(QUEUED_HERE, []).append(Announcement(job.id, job.lane, job.priority))
+
+
+def record_event(session: Session, job: Job, before: JobState | None, note: str = "") -> None:
+    """Write down a transition that has been made."""
+    session.add(JobEvent(job_id=job.id, before=before, after=job.state, note=note))
+
+
+def record_content(session: Session, job: Job, kind: EventKind, content: dict[str, Any]) -> None:
+    """Write down what happened to a job while it stayed where it is."""
+    session.add(JobEvent(job_id=job.id, kind=kind, before=job.state, after=job.state, content=content))
 
 
 def lock_family(session: Session, job_id: UUID) -> None:
     """Lock a job's parent, if it has one, before any of its children is written.
 
     Everybody takes these locks in the same order, parent first, so two workers that finish children of
-    one training see each other's results and never wait in a circle. SQLite has one writer anyway.
+    one training see each other's results and never wait in a circle. Whoever writes the history of a job
+    holds them, so that its entries become visible in the order of their ids. SQLite has one writer anyway.
     """
     parent_id = session.scalar(select(Job.parent_id).where(Job.id == job_id))
     if parent_id is not None:

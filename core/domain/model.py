@@ -19,6 +19,9 @@ WEIGHTS_FILE = "weights.safetensors"
 FOLD_FILE = "fold.json"
 """What is known of a fold's training, beside its weights."""
 
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""State of a training after its last finished epoch, in the folder of its fold; never changed, only replaced."""
+
 EPOCHS_FILE = "epochs.jsonl"
 """One epoch record per line, beside a fold's weights."""
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.domain.model import PrecisionName
+from core.domain.model import CHECKPOINT_FILE, PrecisionName
 from core.domain.record import Record, describe
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import TrainingError
@@ -22,7 +22,7 @@ from core.training.step import TrainingState
 
 log = logging.getLogger(__name__)
 
-LATEST = "checkpoint.safetensors"
+LATEST = CHECKPOINT_FILE
 """The state after the last finished epoch."""
 
 PREVIOUS = "checkpoint_previous.safetensors"

@@ -6,9 +6,10 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session, undefer
 
 from app.db.base import Sessions, transaction
 from app.db.clock import clock
@@ -29,10 +30,12 @@ from app.jobs import (
     TrainingRequest,
     TrainPayload,
     TrainResult,
+    Urgency,
     ValidationScore,
 )
 from app.services import datasets, jobs, predictions, trainings
 from app.services.jobs import Claim
+from app.services.predictions import PredictionRequest
 from app.services.resources import Resources, Submission
 from app.storage import Incoming
 from core.domain.dataset import DatasetProblem
@@ -96,10 +99,11 @@ def model(resources: Resources) -> UUID:
     return found.model.id
 
 
-def prediction(resources: Resources, model_id: UUID) -> Submission:
+def prediction(resources: Resources, model_id: UUID, urgency: Urgency = "interactive") -> Submission:
     """Ask for a segmentation."""
     content, ending = NIFTI
-    return predictions.submit(resources, model_id, [incoming(resources, content)], ending, None)
+    request = PredictionRequest(model_id, [incoming(resources, content)], ending, urgency)
+    return predictions.submit(resources, request, None)
 
 
 def claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim:
@@ -111,8 +115,14 @@ def claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim:
 
 def try_claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim | None:
     """Take the next job, if there is one."""
-    with transaction(sessions) as session:
-        return jobs.claim(session, lanes, "a worker", LEASE_SECONDS)
+    while True:
+        with transaction(sessions) as session:
+            job_id = jobs.next_queued(session, lanes)
+            if job_id is None:
+                return None
+            taken = jobs.claim(session, job_id, "a worker", LEASE_SECONDS)
+        if taken is not None:
+            return taken
 
 
 def wait_for_claim(sessions: Sessions, lanes: Sequence[Lane]) -> Claim:
@@ -145,6 +155,28 @@ def play_all(sessions: Sessions) -> list[Claim]:
     return played
 
 
+MAX_CRASHES = 3
+"""As the settings have it by default."""
+
+
+def give_back(sessions: Sessions, taken: Claim, reason: str = "killed by signal 9") -> None:
+    """End a job's child as the system does."""
+    with transaction(sessions) as session:
+        jobs.give_back(session, taken, reason, max_crashes=MAX_CRASHES)
+
+
+def sweep(sessions: Sessions) -> int:
+    """Take back what silent workers have."""
+    with transaction(sessions) as session:
+        return jobs.sweep(session, MAX_CRASHES)
+
+
+def steer(sessions: Sessions, verb: Callable[[Session, UUID], Job], job_id: UUID) -> JobState:
+    """Ask something of a job; return how it stands then."""
+    with transaction(sessions) as session:
+        return verb(session, job_id).state
+
+
 def let_leases_run_out(sessions: Sessions) -> None:
     """Do what thirty seconds of silence do."""
     with transaction(sessions) as session:
@@ -165,7 +197,7 @@ def states(sessions: Sessions) -> dict[JobKind, list[JobState]]:
 def job_row(sessions: Sessions, job_id: UUID) -> Job:
     """Return a job's row."""
     with transaction(sessions) as session:
-        return session.get_one(Job, job_id)
+        return session.get_one(Job, job_id, options=[undefer(Job.result)])
 
 
 def dataset_row(sessions: Sessions, dataset_id: UUID) -> Dataset:
@@ -206,7 +238,9 @@ def typical_result(taken: Claim) -> Record:
     makers: dict[JobKind, Callable[[Claim], Record]] = {
         JobKind.INGEST: lambda _: ingest_result(6),
         JobKind.PLAN: _plan_result,
-        JobKind.PREPROCESS: lambda _: PreprocessResult(cases=6),
+        JobKind.PREPROCESS: lambda taken: PreprocessResult(
+            files={"0/voxels.npy": stored(taken, "0/voxels.npy")}, cases=("case_000",)
+        ),
         JobKind.TRAIN: _train_result,
         JobKind.SELECT: _select_result,
         JobKind.PREDICT: _predict_result,
@@ -221,7 +255,9 @@ def stored(taken: Claim, name: str) -> ObjectRef:
 
 def publish(resources: Resources, folder: Path, key: str, content: bytes) -> ObjectRef:
     """Put a file into the store."""
-    source = folder / "published"
+    source = (
+        folder / f"published-{uuid4().hex}"
+    )  # The store keeps the file itself: nobody writes to it again.
     source.write_bytes(content)
     return resources.store.put(key, source)
 
@@ -229,9 +265,11 @@ def publish(resources: Resources, folder: Path, key: str, content: bytes) -> Obj
 def _plan_result(taken: Claim) -> PlanResult:
     assert isinstance(taken.order.payload, PlanPayload)
     names = ("plans.json", "dataset_fingerprint.json")
+    chosen = taken.order.payload.configurations or ("3d_fullres",)
     return PlanResult(
         files={name: stored(taken, name) for name in names},
-        configurations=taken.order.payload.configurations or ("3d_fullres",),
+        configurations=chosen,
+        digests={name: f"{taken.order.payload.archive.sha256[:8]}-{name}" for name in chosen},
     )
 
 
@@ -247,11 +285,11 @@ def _train_result(taken: Claim) -> TrainResult:
 
 
 def _select_result(taken: Claim) -> SelectResult:
-    first = taken.order.inputs[0]
+    first = taken.order.trained[0]
     return SelectResult(
         files={"dataset.json": stored(taken, "dataset.json"), **first.files},
         configuration=first.configuration,
-        folds=tuple(one.fold for one in taken.order.inputs if one.configuration == first.configuration),
+        folds=tuple(one.fold for one in taken.order.trained if one.configuration == first.configuration),
         mean_dice=0.8,
         reason="the only configuration",
     )

@@ -16,6 +16,13 @@ from app.settings import Settings
 from app.supervisor import free_port
 from tests.app.conftest import Serve
 
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """No database has a part in this."""
+    return sqlite_url
+
+
 KEY = "a-key-of-this-test"
 
 

@@ -1,25 +1,31 @@
-"""SQLite for several processes, the database's clock, and the migrations."""
+"""Databases for several processes, their clock, and the migrations."""
 
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect, select, text
+from servers import PostgresServer
+from sqlalchemy import Connection, Uuid, bindparam, inspect, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.db import migrate
-from app.db.base import Base, open_engine, transaction
+from app.db.base import Base, UtcDateTime, open_engine, transaction
 from app.db.clock import clock
 from app.db.models import DatasetCase, Job
 from app.services import following
 from app.services.resources import Resources
 from tests.app import playing
 
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+
+@SQLITE
 def test_connections_are_set_up_for_several_processes(resources: Resources) -> None:
     with transaction(resources.readers) as session:
         found = [
@@ -88,7 +94,7 @@ def test_the_database_itself_refuses_what_makes_no_sense(resources: Resources) -
     for statement in (
         "UPDATE job SET state = 'running'",
         "UPDATE dataset SET state = 'odd'",
-        "INSERT INTO job_dependency VALUES ('00', '11')",
+        "INSERT INTO job_dependency SELECT id, dataset_id FROM job",
     ):
         with pytest.raises(IntegrityError), transaction(resources.sessions) as session:
             session.execute(text(statement))
@@ -96,8 +102,19 @@ def test_the_database_itself_refuses_what_makes_no_sense(resources: Resources) -
         session.add(DatasetCase(dataset_id=submission.job_id, case_id="x", shape=[], spacing=[]))
 
 
-def test_migrations_lead_from_nothing_to_the_models_and_back(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'service.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'service.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    yield server.create_database("empty")
+    server.drop_database("empty")
+
+
+def test_migrations_lead_from_nothing_to_the_models_and_back(empty_url: str) -> None:
+    url = empty_url
     engine = open_engine(url)
 
     migrate.upgrade(url)
@@ -113,6 +130,67 @@ def test_migrations_lead_from_nothing_to_the_models_and_back(tmp_path: Path) -> 
         assert inspect(connection).get_table_names() == ["alembic_version"]
         assert not migrate.is_at_head(connection)
     engine.dispose()
+
+
+def test_a_migration_keeps_what_is_there(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0001")
+    engine = open_engine(empty_url)
+    rows = ("job", "job_event", "epoch", "job_dependency")
+    with engine.begin() as connection:
+        _insert_a_running_training(connection)
+
+    def counts() -> list[int]:
+        with engine.connect() as connection:
+            return [connection.scalar(text(f"SELECT count(*) FROM {name}")) or 0 for name in rows]  # noqa: S608
+
+    before = counts()
+    migrate.upgrade(empty_url)
+    with engine.connect() as connection:
+        upgraded = connection.execute(
+            text("SELECT kind, priority, reached FROM job ORDER BY priority, kind")
+        ).fetchall()
+    after = counts()
+    migrate.downgrade(empty_url, "0001")
+
+    assert before == after == counts() == [2, 2, 3, 1]
+    assert [tuple(row) for row in upgraded] == [("preprocess", 6, 0), ("train", 9, 3)]
+    engine.dispose()
+
+
+def _insert_a_running_training(connection: Connection) -> None:
+    """Write what the first release might have left: a training with three epochs behind it."""
+    job = text(
+        "INSERT INTO job (id, kind, lane, state, attempt, crashes, fence, lease_expires_at, done, total, note,"
+        " created_at) VALUES (:id, :kind, :lane, :state, 1, 0, 1, :lease, 0, 0, '', :now)"
+    ).bindparams(bindparam("id", type_=Uuid()), bindparam("now", datetime.now(UTC), type_=UtcDateTime()))
+    ids = [uuid4(), uuid4()]
+    connection.execute(
+        job.bindparams(bindparam("lease", datetime.now(UTC), type_=UtcDateTime())),
+        {"id": ids[0], "kind": "train", "lane": "train", "state": "running"},
+    )
+    connection.execute(
+        job, {"id": ids[1], "kind": "preprocess", "lane": "cpu", "state": "succeeded", "lease": None}
+    )
+    for number in range(3):
+        connection.execute(
+            text("INSERT INTO epoch VALUES (:id, :number, '{}')").bindparams(bindparam("id", type_=Uuid())),
+            {"id": ids[0], "number": number},
+        )
+    connection.execute(
+        text("INSERT INTO job_dependency VALUES (:a, :b)").bindparams(
+            bindparam("a", ids[0], type_=Uuid()), bindparam("b", ids[1], type_=Uuid())
+        )
+    )
+    for job_id in ids:
+        connection.execute(
+            text(
+                "INSERT INTO job_event (job_id, at, before, after, note)"
+                " VALUES (:id, :now, 'queued', 'running', '')"
+            ).bindparams(
+                bindparam("id", job_id, type_=Uuid()),
+                bindparam("now", datetime.now(UTC), type_=UtcDateTime()),
+            )
+        )
 
 
 def test_a_migration_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:

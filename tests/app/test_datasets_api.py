@@ -21,7 +21,7 @@ ZIP = {"Content-Type": "application/zip"}
 
 
 def incoming_files(settings: Settings) -> list[str]:
-    return [file.name for file in (settings.store_dir / ".incoming").iterdir()]
+    return [file.name for file in (settings.resolved_store_dir / ".incoming").iterdir()]
 
 
 def problem_of(response: httpx.Response, status: int) -> str:
@@ -46,7 +46,7 @@ def test_a_raw_body_arrives_byte_for_byte(client: httpx.Client, settings: Settin
 
     response = client.post("/datasets?name=Liver", content=content, headers=ZIP)
 
-    stored = settings.store_dir / "datasets" / response.json()["id"] / "archive.zip"
+    stored = settings.resolved_store_dir / "datasets" / response.json()["id"] / "archive.zip"
     assert stored.read_bytes() == content
     assert incoming_files(settings) == []
 
@@ -219,7 +219,7 @@ def test_an_unused_dataset_is_deleted_with_its_archive(
     assert client.delete(f"/datasets/{dataset_id}").status_code == 204
 
     assert client.get(f"/datasets/{dataset_id}").status_code == 404
-    assert list((settings.store_dir / "datasets" / str(dataset_id)).iterdir()) == []
+    assert list((settings.resolved_store_dir / "datasets" / str(dataset_id)).iterdir()) == []
 
 
 def test_a_dataset_in_use_is_kept(client: httpx.Client, resources: Resources) -> None:

@@ -14,6 +14,13 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.conftest import Serve
 
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """No database has a part in this."""
+    return sqlite_url
+
+
 KEY = "a-long-secret"
 
 

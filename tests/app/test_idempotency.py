@@ -31,7 +31,7 @@ def test_the_same_upload_again_finds_the_first(client: httpx.Client, settings: S
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
     assert len(client.get("/datasets").json()["items"]) == 1
-    archives = [file for file in (settings.store_dir / "datasets").rglob("*") if file.is_file()]
+    archives = [file for file in (settings.resolved_store_dir / "datasets").rglob("*") if file.is_file()]
     assert len(archives) == 1
 
 

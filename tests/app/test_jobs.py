@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from app.db.base import transaction
 from app.db.models import Epoch, JobEvent
 from app.errors import ConflictError, LeaseLostError, NotFoundError
-from app.jobs import MAX_ATTEMPTS, JobKind, JobState, Lane
-from app.services import jobs
+from app.jobs import JobKind, JobState, Lane
+from app.services import jobs, steering
 from app.services.resources import Resources
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import Progress
@@ -72,7 +72,7 @@ def test_every_write_needs_the_newest_fence(resources: Resources) -> None:
     stale = playing.claim(resources.sessions)
     playing.let_leases_run_out(resources.sessions)
     with transaction(resources.sessions) as session:
-        assert jobs.sweep(session) == 1
+        assert jobs.sweep(session, playing.MAX_CRASHES) == 1
     fresh = playing.claim(resources.sessions)
 
     progress = Progress(stage="verify", done=1, total=2)
@@ -109,11 +109,11 @@ def test_a_beat_lengthens_the_lease_and_hears_of_the_stop_request(resources: Res
     before = playing.job_row(resources.sessions, submission.job_id).lease_expires_at
 
     with transaction(resources.sessions) as session:
-        assert not jobs.renew(session, taken, 60)
+        assert jobs.renew(session, taken, 60) is JobState.RUNNING
     with transaction(resources.sessions) as session:
-        jobs.cancel(session, submission.job_id)
+        steering.cancel(session, submission.job_id)
     with transaction(resources.sessions) as session:
-        assert jobs.renew(session, taken, 60)
+        assert jobs.renew(session, taken, 60) is JobState.CANCELING
 
     after = playing.job_row(resources.sessions, submission.job_id).lease_expires_at
     assert before is not None
@@ -124,10 +124,9 @@ def test_a_beat_lengthens_the_lease_and_hears_of_the_stop_request(resources: Res
 def test_a_job_that_keeps_killing_its_child_fails_with_the_reason(resources: Resources) -> None:
     submission = playing.upload(resources)
 
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(playing.MAX_CRASHES):
         taken = playing.claim(resources.sessions)
-        with transaction(resources.sessions) as session:
-            jobs.give_back(session, taken, "killed by signal 9, probably out of memory")
+        playing.give_back(resources.sessions, taken, "killed by signal 9, probably out of memory")
 
     row = playing.job_row(resources.sessions, submission.job_id)
     assert row.state is JobState.FAILED
@@ -139,10 +138,10 @@ def test_a_job_that_keeps_killing_its_child_fails_with_the_reason(resources: Res
 def test_a_worker_that_stops_on_purpose_leaves_no_mark(resources: Resources) -> None:
     submission = playing.upload(resources)
 
-    for _ in range(MAX_ATTEMPTS + 1):
+    for _ in range(playing.MAX_CRASHES + 1):
         taken = playing.claim(resources.sessions)
         with transaction(resources.sessions) as session:
-            jobs.give_back(session, taken, "its worker was stopped", crashed=False)
+            jobs.give_back(session, taken, "its worker was stopped")
 
     row = playing.job_row(resources.sessions, submission.job_id)
     assert (row.state, row.crashes) == (JobState.QUEUED, 0)
@@ -153,12 +152,11 @@ def test_an_epoch_wipes_the_marks_of_earlier_crashes(resources: Resources) -> No
     for _ in range(2):
         playing.finish(resources.sessions, playing.claim(resources.sessions))
 
-    for number in range(MAX_ATTEMPTS + 2):
+    for number in range(playing.MAX_CRASHES + 2):
         taken = playing.claim(resources.sessions)
         with transaction(resources.sessions) as session:
             jobs.record_epoch(session, taken, playing.epoch(number))
-        with transaction(resources.sessions) as session:
-            jobs.give_back(session, taken, "killed by signal 9")
+        playing.give_back(resources.sessions, taken)
 
     assert playing.job_row(resources.sessions, taken.job_id).state is JobState.QUEUED
 
@@ -168,12 +166,11 @@ def test_a_job_that_dies_in_the_same_epoch_every_time_is_given_up(resources: Res
     for _ in range(2):
         playing.finish(resources.sessions, playing.claim(resources.sessions))
 
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(playing.MAX_CRASHES):
         taken = playing.claim(resources.sessions)
         with transaction(resources.sessions) as session:
             jobs.record_epoch(session, taken, playing.epoch(0))
-        with transaction(resources.sessions) as session:
-            jobs.give_back(session, taken, "killed by signal 9")
+        playing.give_back(resources.sessions, taken)
 
     assert playing.job_row(resources.sessions, taken.job_id).state is JobState.FAILED
 
@@ -188,7 +185,7 @@ def test_a_resumed_run_records_every_epoch_once(resources: Resources) -> None:
             jobs.record_epoch(session, taken, playing.epoch(number))
 
     with transaction(resources.sessions) as session:
-        jobs.drop_epochs(session, taken, 2)
+        jobs.rewind(session, taken, 2)
     with transaction(resources.sessions) as session:
         jobs.record_epoch(session, taken, playing.epoch(2, loss=float("nan")))
 
@@ -204,7 +201,7 @@ def test_a_queued_job_that_is_canceled_never_starts(resources: Resources, times:
 
     for _ in range(times):
         with transaction(resources.sessions) as session:
-            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELED
+            assert steering.cancel(session, submission.job_id).state is JobState.CANCELED
 
     assert playing.try_claim(resources.sessions) is None
     assert playing.dataset_row(resources.sessions, submission.id).state == "invalid"
@@ -215,10 +212,10 @@ def test_a_running_job_is_canceled_once_its_child_has_stopped(resources: Resourc
     taken = playing.claim(resources.sessions)
     for _ in range(2):
         with transaction(resources.sessions) as session:
-            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELING
+            assert steering.cancel(session, submission.job_id).state is JobState.CANCELING
 
     with transaction(resources.sessions) as session:
-        jobs.canceled(session, taken)
+        jobs.stopped(session, taken)
 
     row = playing.job_row(resources.sessions, submission.job_id)
     assert row.state is JobState.CANCELED
@@ -230,7 +227,7 @@ def test_a_job_that_finishes_while_it_is_canceled_is_canceled(resources: Resourc
     submission = playing.upload(resources)
     taken = playing.claim(resources.sessions)
     with transaction(resources.sessions) as session:
-        jobs.cancel(session, submission.job_id)
+        steering.cancel(session, submission.job_id)
 
     playing.finish(resources.sessions, taken)
 
@@ -242,12 +239,12 @@ def test_the_sweep_ends_what_was_canceled_while_its_worker_was_dead(resources: R
     submission = playing.upload(resources)
     playing.claim(resources.sessions)
     with transaction(resources.sessions) as session:
-        jobs.cancel(session, submission.job_id)
+        steering.cancel(session, submission.job_id)
     playing.let_leases_run_out(resources.sessions)
 
     for expected in (1, 0):
         with transaction(resources.sessions) as session:
-            assert jobs.sweep(session) == expected
+            assert jobs.sweep(session, playing.MAX_CRASHES) == expected
 
     assert playing.job_row(resources.sessions, submission.job_id).state is JobState.CANCELED
 
@@ -257,7 +254,7 @@ def test_the_sweep_leaves_jobs_whose_worker_beats(resources: Resources) -> None:
     playing.claim(resources.sessions)
 
     with transaction(resources.sessions) as session:
-        assert jobs.sweep(session) == 0
+        assert jobs.sweep(session, playing.MAX_CRASHES) == 0
 
 
 def test_a_finished_job_cannot_be_canceled(resources: Resources) -> None:
@@ -265,12 +262,12 @@ def test_a_finished_job_cannot_be_canceled(resources: Resources) -> None:
     playing.finish(resources.sessions, playing.claim(resources.sessions))
 
     with pytest.raises(ConflictError, match="already succeeded"), transaction(resources.sessions) as session:
-        jobs.cancel(session, submission.job_id)
+        steering.cancel(session, submission.job_id)
 
 
 def test_canceling_an_unknown_job_says_so(resources: Resources) -> None:
     with pytest.raises(NotFoundError), transaction(resources.sessions) as session:
-        jobs.cancel(session, uuid4())
+        steering.cancel(session, uuid4())
 
 
 def test_every_transition_is_written_down(resources: Resources) -> None:

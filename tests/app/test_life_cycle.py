@@ -16,7 +16,7 @@ from app.db.models import Dataset, Epoch, Job, JobEvent, TrainedModel
 from app.errors import ConflictError, LeaseLostError
 from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, JobKind, JobState
 from app.queue import PolledQueue
-from app.services import jobs
+from app.services import jobs, steering
 from app.services.jobs import Claim
 from app.services.resources import Resources
 from app.storage import LocalStore
@@ -93,11 +93,11 @@ class Lives(RuleBasedStateMachine):
                 case "fail":
                     jobs.fail(session, taken, {"detail": "no", "code": "training-failed"})
                 case "cancel":
-                    jobs.canceled(session, taken)
+                    jobs.stopped(session, taken)
                 case "crash":
-                    jobs.give_back(session, taken, "killed by signal 9")
+                    jobs.give_back(session, taken, "killed by signal 9", max_crashes=playing.MAX_CRASHES)
                 case "stop":
-                    jobs.give_back(session, taken, "its worker was stopped", crashed=False)
+                    jobs.give_back(session, taken, "its worker was stopped")
                 case "epoch":
                     jobs.record_epoch(session, taken, playing.epoch(taken.attempt))
                 case _:
@@ -110,7 +110,7 @@ class Lives(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(ids))
         try:
             with transaction(self.sessions) as session:
-                jobs.cancel(session, chosen)
+                steering.cancel(session, chosen)
         except ConflictError:
             assert playing.job_row(self.sessions, chosen).state in (JobState.SUCCEEDED, JobState.FAILED)
 
@@ -118,7 +118,7 @@ class Lives(RuleBasedStateMachine):
     def let_every_worker_die(self) -> None:
         playing.let_leases_run_out(self.sessions)
         with transaction(self.sessions) as session:
-            jobs.sweep(session)
+            jobs.sweep(session, playing.MAX_CRASHES)
 
     @invariant()
     def no_way_leads_out_of_a_final_state(self) -> None:

@@ -204,7 +204,7 @@ def test_an_image_that_cannot_be_used_gets_its_sentence(
 
     assert response.status_code == 422
     assert words in response.json()["detail"]
-    assert list((settings.store_dir / ".incoming").iterdir()) == []
+    assert list((settings.resolved_store_dir / ".incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_wrong_model_gets_its_sentence(
 
     assert response.status_code == status
     assert "model" in response.json()["detail"]
-    assert list((settings.store_dir / ".incoming").iterdir()) == []
+    assert list((settings.resolved_store_dir / ".incoming").iterdir()) == []
 
 
 def test_what_curl_sends_by_default_is_explained(client: httpx.Client, model_id: UUID) -> None:

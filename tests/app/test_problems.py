@@ -149,7 +149,10 @@ def test_ready_says_what_is_missing(client: httpx.Client, resources: Resources) 
         session.execute(text("UPDATE alembic_version SET version_num = 'older'"))
     after = client.get("/health/ready")
 
-    assert before.json() == {"status": "ok", "checks": {"database": "ok", "migrations": "ok", "store": "ok"}}
+    assert before.json() == {
+        "status": "ok",
+        "checks": {"database": "ok", "migrations": "ok", "store": "ok", "queue": "ok"},
+    }
     assert (after.status_code, after.json()["failed"]) == (503, ["migrations"])
     assert client.get("/health/live").json() == {"status": "ok"}
 

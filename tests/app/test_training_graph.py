@@ -7,7 +7,7 @@ from sqlalchemy import select
 from app.db.base import transaction
 from app.db.models import Job, TrainedModel
 from app.jobs import JobKind, JobState, TrainPayload
-from app.services import jobs
+from app.services import jobs, steering
 from app.services.resources import Resources
 from tests.app import playing
 
@@ -48,7 +48,7 @@ def test_a_training_goes_through_to_its_model(resources: Resources) -> None:
     payload = played[2].order.payload
     assert isinstance(payload, TrainPayload)
     assert (payload.fold, payload.settings.epochs, payload.settings.seed) == (0, 7, 3)
-    assert [one.fold for one in played[-1].order.inputs] == [0, 1]
+    assert [one.fold for one in played[-1].order.trained] == [0, 1]
     parent = playing.job_row(resources.sessions, submission.job_id)
     with transaction(resources.readers) as session:
         model = session.scalars(select(TrainedModel)).one()
@@ -119,10 +119,10 @@ def test_canceling_a_training_cancels_all_its_jobs(resources: Resources) -> None
     running = playing.claim(resources.sessions)
 
     with transaction(resources.sessions) as session:
-        jobs.cancel(session, submission.job_id)
+        steering.cancel(session, submission.job_id)
     between = playing.states(resources.sessions)
     with transaction(resources.sessions) as session:
-        jobs.canceled(session, running)
+        jobs.stopped(session, running)
 
     assert between[JobKind.TRAINING] == [JobState.CANCELING]
     assert between[JobKind.TRAIN] == [JobState.CANCELING, JobState.CANCELED]
@@ -136,7 +136,7 @@ def test_a_training_that_has_not_begun_is_canceled_at_once(resources: Resources)
     submission = playing.training(resources, playing.ready_dataset(resources))
 
     with transaction(resources.sessions) as session:
-        assert jobs.cancel(session, submission.job_id).state is JobState.CANCELED
+        assert steering.cancel(session, submission.job_id).state is JobState.CANCELED
 
     assert playing.try_claim(resources.sessions) is None
 
@@ -148,7 +148,7 @@ def test_canceling_one_fold_ends_the_training_when_the_others_are_done(resources
     fold = next(job for job in children(resources, submission.job_id) if job.kind is JobKind.TRAIN)
 
     with transaction(resources.sessions) as session:
-        jobs.cancel(session, fold.id)
+        steering.cancel(session, fold.id)
     playing.play_all(resources.sessions)
 
     parent = playing.job_row(resources.sessions, submission.job_id)

@@ -46,13 +46,17 @@ def test_every_kind_has_a_lane_and_all_but_the_parent_a_result() -> None:
     assert set(RESULTS) == set(JobKind) - {JobKind.TRAINING}
 
 
-def test_only_final_states_have_no_way_out() -> None:
-    assert {state for state in JobState if not TRANSITIONS[state]} == FINAL_STATES
+def test_nothing_leads_out_of_success_and_only_a_retry_out_of_the_other_ends() -> None:
+    outs = {state: TRANSITIONS[state] for state in FINAL_STATES}
+
+    again = {JobState.QUEUED, JobState.WAITING, JobState.PAUSED}
+    assert outs == {JobState.SUCCEEDED: set(), JobState.FAILED: again, JobState.CANCELED: again}
+    assert all(TRANSITIONS[state] for state in set(JobState) - FINAL_STATES)
 
 
 def test_a_payload_comes_back_from_its_json() -> None:
     ref = ObjectRef(key="a", sha256="0", size_bytes=1)
-    payload = PreprocessPayload(training_id=uuid4(), archive=ref, plans=ref, configuration="2d")
+    payload = PreprocessPayload(training_id=uuid4(), archive=ref, plans=ref, configuration="2d", digest="d")
 
     assert PAYLOAD.validate_python(payload.model_dump(mode="json")) == payload
 

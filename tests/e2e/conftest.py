@@ -1,15 +1,16 @@
-"""One service and one trained model for all end-to-end tests: trained through three interruptions."""
+"""One service and one trained model for all end-to-end tests, in both modes: trained through interruptions."""
 
 import signal
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import PostgresServer, RedisServer
+from sqlalchemy import Row, Select
 
+from app.db.base import open_engine, open_readers, transaction
 from tests.e2e.running import Service, is_alive, kill, running, wait_for
 from tests.factories import Recipe, make_dataset, zip_folder
 
@@ -27,6 +28,7 @@ class World:
     service: Service
     data: Path
     log: Path
+    database_url: str
     dataset: Any
     training: Any
     job: Any
@@ -36,18 +38,33 @@ class World:
         """Of the trained model."""
         return str(self.training["model_id"])
 
-    def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Read the database."""
-        with closing(sqlite3.connect(self.data / "service.db")) as database:
-            return database.execute(query, values).fetchall()
+        engine = open_engine(self.database_url)
+        with transaction(open_readers(engine)) as session:
+            found = session.execute(query).all()
+        engine.dispose()
+        return found
+
+
+@pytest.fixture(scope="session", params=["laptop", "scaled"])
+def mode(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """How the service runs, as settings: on SQLite with pollers, or on PostgreSQL, Redis and Celery."""
+    if request.param == "laptop":
+        return {}
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    redis: RedisServer = request.getfixturevalue("redis_server")
+    database_url = postgres.create_database("end_to_end")
+    # Messages of other tests go to another database of the same server.
+    return {"SEG_DATABASE_URL": database_url, "SEG_BROKER_URL": redis.url.removesuffix("/0") + "/1"}
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, mode: Mapping[str, str]) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("service")
     archive = zip_folder(make_dataset(folder / "raw", RECIPE), folder / "phantoms.zip", inside="Phantoms")
     data, log = folder / "data", folder / "log"
-    with running(data, log) as service:
+    with running(data, log, mode) as service:
         dataset = service.upload(archive)
         assert dataset["state"] == "ready", dataset["problems"]
         accepted = service.train(dataset, **TRAINING)
@@ -55,13 +72,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         _kill_the_training_child(service)
         _wait_for_epochs(service, accepted["id"], 6)
         _kill_the_service(service)
-    with running(data, log) as service:
+    with running(data, log, mode) as service:
         _wait_for_epochs(service, accepted["id"], 10)
         _end_the_service(service)
-    with running(data, log) as service:
+    with running(data, log, mode) as service:
         job = service.end_of(accepted["job_id"])
         training = service.get(f"/trainings/{accepted['id']}")
-        yield World(service, data, log, dataset, training, job)
+        url = mode.get("SEG_DATABASE_URL", f"sqlite:///{data / 'service.db'}")
+        yield World(service, data, log, url, dataset, training, job)
 
 
 def _wait_for_epochs(service: Service, training_id: str, count: int) -> None:

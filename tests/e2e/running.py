@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,10 @@ def wait_for(look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) ->
 
 
 @contextmanager
-def running(folder: Path, log: Path) -> Iterator[Service]:
-    """Start the service on a data folder; end it, if it still runs."""
+def running(folder: Path, log: Path, settings: Mapping[str, str]) -> Iterator[Service]:
+    """Start the service on a data folder, in the mode that the settings say; end it, if it still runs."""
     with log.open("ab") as errors:
-        process = start(folder, errors)
+        process = start(folder, errors, settings)
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
@@ -116,12 +116,12 @@ def running(folder: Path, log: Path) -> Iterator[Service]:
             process.stdout.close()
 
 
-def start(folder: Path, errors: Any) -> subprocess.Popen[str]:
+def start(folder: Path, errors: Any, settings: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start `up` on a free port."""
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli", "up", "--port", "0", "--data-dir", str(folder)],
         cwd=ROOT,
-        env=os.environ | FAST,  # noqa: TID251 - the environment of a process that is started
+        env={**os.environ, **FAST, **settings},  # noqa: TID251 - the environment of a process that is started
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

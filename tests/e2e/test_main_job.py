@@ -4,7 +4,10 @@ import sys
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from app.db.models import Job, JobEvent, StoredObject
+from app.jobs import JobKind, JobState
 from tests.e2e.conftest import EPOCHS, RECIPE, World
 from tests.e2e.running import Service, wait_for
 from tests.factories import case_name
@@ -34,8 +37,11 @@ def test_a_training_that_was_interrupted_three_times_succeeds(world: World) -> N
 
 def test_each_interruption_is_on_record(world: World) -> None:
     rows = world.rows(
-        "SELECT job_event.note FROM job_event JOIN job ON job.id = job_event.job_id "
-        "WHERE kind = 'train' AND before = 'running' AND after = 'queued' ORDER BY job_event.id"
+        select(JobEvent.note)
+        .join(Job, Job.id == JobEvent.job_id)
+        .where(Job.kind == JobKind.TRAIN, JobEvent.before == JobState.RUNNING)
+        .where(JobEvent.after == JobState.QUEUED)
+        .order_by(JobEvent.id)
     )
 
     assert [note for (note,) in rows] == [
@@ -67,7 +73,7 @@ def test_what_is_in_the_store_is_what_the_tables_say(world: World) -> None:
     stored = world.data / "store"
     files = {str(file.relative_to(stored)) for file in stored.rglob("*") if file.is_file()}
 
-    assert {key for (key,) in world.rows("SELECT key FROM stored_object")} == files
+    assert {key for (key,) in world.rows(select(StoredObject.key))} == files
 
 
 def test_no_outbox_is_left(world: World) -> None:

@@ -1,7 +1,6 @@
 """Images in, segmentations out: every way to send one, and every geometry that must come back."""
 
 import gzip
-import json
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its customary name
+from sqlalchemy import select
 
+from app.db.models import TrainedModel
 from app.settings import Settings
 from tests.e2e.conftest import RECIPE, World
 from tests.e2e.running import ROOT, kill
@@ -189,8 +191,8 @@ def _dice(found: Any, reference: Any) -> float:
 
 def _model_folder(world: World, folder: Path) -> Path:
     """Put the model's folder together from the store, as an export would."""
-    ((files,),) = world.rows("SELECT files FROM trained_model WHERE id = ?", world.model_id.replace("-", ""))
-    for name, ref in json.loads(files).items():
+    ((files,),) = world.rows(select(TrainedModel.files).where(TrainedModel.id == UUID(world.model_id)))
+    for name, ref in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(world.data / "store" / ref["key"], target)

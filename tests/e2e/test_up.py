@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -17,14 +18,15 @@ pytestmark = [
 
 
 @pytest.mark.slow
-def test_up_supervises_and_cleans_up(tmp_path: Path) -> None:
+def test_up_supervises_and_cleans_up(tmp_path: Path, mode: Mapping[str, str]) -> None:
     data, log = tmp_path / "data", tmp_path / "log"
-    with running(data, log) as service:
+    with running(data, log, mode) as service:
         _require_one_service_per_folder(data, tmp_path)
         _require_restart_of(service, "app.main")
-        _require_restart_of(service, "worker.dispatcher --lanes train")
+        _require_restart_of(service, "worker.main --lanes train")
         ended = service.descendants()
-        assert sum("worker.dispatcher" in command for command in ended.values()) == 3
+        # A Celery worker is two processes: one holds the connection to the broker, one runs jobs.
+        assert sum("worker.main" in command for command in ended.values()) == (6 if mode else 3)
 
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(timeout=60) == 0
@@ -33,15 +35,15 @@ def test_up_supervises_and_cleans_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
-    with running(tmp_path / "data", tmp_path / "log") as service:
+def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path, mode: Mapping[str, str]) -> None:
+    with running(tmp_path / "data", tmp_path / "log", mode) as service:
         below = service.descendants()
 
         kill(service.process.pid)
         service.process.wait()
 
         wait_for(lambda: None if any(is_alive(pid) for pid in below) else below, seconds=30)
-    with running(tmp_path / "data", tmp_path / "log") as service:
+    with running(tmp_path / "data", tmp_path / "log", mode) as service:
         assert service.get("/health/ready")["status"] == "ok"
 
 
@@ -80,7 +82,7 @@ def test_migrate_prepares_an_empty_folder(tmp_path: Path) -> None:
 
 def _require_one_service_per_folder(data: Path, folder: Path) -> None:
     with (folder / "second").open("wb") as errors:
-        second = start(data, errors)
+        second = start(data, errors, {})
         out, _ = second.communicate(timeout=60)
     assert (second.returncode, out) == (1, "")
     assert "another service works in" in (folder / "second").read_text()

@@ -1,36 +1,26 @@
 """Real tables, a real store, and workers whose children play what the job's archive says."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app.db.base import open_engine, open_readers, open_sessions
-from app.db.migrate import upgrade
 from app.queue import PolledQueue
 from app.services import datasets
 from app.services.resources import Resources, Submission
 from app.settings import Settings
 from app.storage import LocalStore
 from tests.app.playing import incoming, zip_bytes
-from worker.lifecycle import Worker
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file at head, to be copied."""
-    file = tmp_path_factory.mktemp("template") / "service.db"
-    upgrade(f"sqlite:///{file}")
-    return file
+from worker.machine import Worker
 
 
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str) -> Settings:
     """Leases that run out within a test."""
-    shutil.copy(migrated, tmp_path / "service.db")
     return Settings(
         data_dir=tmp_path,
+        database_url=database_url,
         lease_seconds=2,
         heartbeat_seconds=0.1,
         poll_seconds=0.05,
@@ -43,7 +33,7 @@ def settings(tmp_path: Path, migrated: Path) -> Settings:
 def resources(settings: Settings) -> Iterator[Resources]:
     engine = open_engine(settings.resolved_database_url)
     yield Resources(
-        open_sessions(engine), open_readers(engine), LocalStore(settings.store_dir), PolledQueue()
+        open_sessions(engine), open_readers(engine), LocalStore(settings.resolved_store_dir), PolledQueue()
     )
     engine.dispose()
 
@@ -51,7 +41,7 @@ def resources(settings: Settings) -> Iterator[Resources]:
 @pytest.fixture
 def worker(settings: Settings, resources: Resources) -> Worker:
     """A worker with real children, run by the test itself."""
-    return Worker(settings, resources.sessions, "a test")
+    return Worker(settings, resources.sessions, resources.readers, resources.queue, "a test")
 
 
 Order = Callable[[str], Submission]

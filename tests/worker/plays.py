@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.db.base import open_engine, open_sessions
 from app.jobs import IngestPayload, IngestResult, Lane
 from app.settings import Settings
 from core.domain.progress import Progress
@@ -20,8 +19,9 @@ from core.domain.training import EpochRecord
 from core.errors import CancelledError, DatasetError
 from worker import dispatcher
 from worker.child import Assignment, serve
-from worker.lifecycle import Child, Worker
+from worker.machine import Worker, open_worker
 from worker.observer import Message, PipeObserver
+from worker.process import Child
 
 MODULE = "tests.worker.plays"
 ROOT = Path(__file__).parents[2]
@@ -155,9 +155,9 @@ def main() -> None:
     if sys.argv[1:] != ["worker"]:
         serve(perform, is_resident=True)
         return
-    settings = Settings()
-    sessions = open_sessions(open_engine(settings.resolved_database_url))
-    dispatcher.work(PlayingWorker(settings, sessions, "played"), [Lane.CPU])
+    opened = open_worker(Settings(), lambda: False)
+    worker = PlayingWorker(opened.settings, opened.sessions, opened.readers, opened.queue, "played")
+    dispatcher.work(worker, [Lane.CPU])
 
 
 if __name__ == "__main__":

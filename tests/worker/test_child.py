@@ -17,8 +17,9 @@ from tests.worker import plays
 from tests.worker.conftest import Order
 from worker import lifecycle
 from worker.child import Assignment
-from worker.lifecycle import Child, Worker
+from worker.machine import Worker
 from worker.observer import Message
+from worker.process import Child
 
 PATIENCE_SECONDS = 20
 

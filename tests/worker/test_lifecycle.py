@@ -12,11 +12,12 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import undefer
 
 from app.db.base import transaction
 from app.db.models import Epoch, Job, StoredObject
-from app.jobs import MAX_ATTEMPTS, JobState, Lane, PlanResult
-from app.services import datasets, jobs
+from app.jobs import JobState, Lane, PlanResult
+from app.services import datasets, jobs, steering
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.app import playing
@@ -24,19 +25,23 @@ from tests.factories import make_dataset, zip_folder
 from tests.worker import plays
 from tests.worker.conftest import Order
 from tests.worker.plays import PlayingWorker
-from worker.lifecycle import Worker, run_job
+from worker.lifecycle import run_job
+from worker.machine import Worker
 
 PATIENCE_SECONDS = 20
+
+MAX_CRASHES = 3
+"""As the settings have it by default."""
 
 
 @pytest.fixture
 def player(settings: Settings, resources: Resources) -> PlayingWorker:
-    return PlayingWorker(settings, resources.sessions, "a test")
+    return PlayingWorker(settings, resources.sessions, resources.readers, resources.queue, "a test")
 
 
 def job(resources: Resources, job_id: UUID) -> Job:
     with transaction(resources.readers) as session:
-        return session.get_one(Job, job_id)
+        return session.get_one(Job, job_id, options=[undefer(Job.result)])
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -47,10 +52,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def run_next(worker: Worker, resources: Resources) -> None:
-    with transaction(resources.sessions) as session:
-        claim = jobs.claim(session, list(Lane), worker.owner, worker.settings.lease_seconds)
-    assert claim is not None
-    run_job(worker, claim)
+    with transaction(resources.readers) as session:
+        job_id = jobs.next_queued(session, list(Lane))
+    assert job_id is not None
+    assert run_job(worker, job_id)
 
 
 @contextmanager
@@ -75,7 +80,9 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
 def objects(settings: Settings) -> set[str]:
     """Return the keys in the store."""
     return {
-        str(file.relative_to(settings.store_dir)) for file in settings.store_dir.rglob("*") if file.is_file()
+        str(file.relative_to(settings.resolved_store_dir))
+        for file in settings.resolved_store_dir.rglob("*")
+        if file.is_file()
     }
 
 
@@ -96,7 +103,7 @@ def test_a_dataset_is_ingested_and_planned_by_real_children(
     run_next(worker, resources)
 
     with transaction(resources.readers) as session:
-        done = session.scalars(select(Job).where(Job.kind == "plan")).one()
+        done = session.scalars(select(Job).where(Job.kind == "plan").options(undefer(Job.result))).one()
         rows = set(session.scalars(select(StoredObject.key)))
     result = PlanResult.model_validate(done.result)
     prefix = f"plan/{done.id}/{done.fence}"
@@ -106,7 +113,7 @@ def test_a_dataset_is_ingested_and_planned_by_real_children(
     }
     assert rows == objects(settings)
     assert all(resources.store.path(ref).is_file() for ref in result.files.values())
-    assert list((settings.workspace_dir / "outbox").iterdir()) == []
+    assert list((settings.resolved_workspace_dir / "outbox").iterdir()) == []
 
 
 def test_an_archive_that_cannot_be_used_makes_an_invalid_dataset_that_says_why(
@@ -151,7 +158,7 @@ def test_beats_keep_a_long_job_from_the_sweep(
         deadline = time.monotonic() + 1.5 * settings.lease_seconds
         while time.monotonic() < deadline:
             with transaction(resources.sessions) as session:
-                assert jobs.sweep(session) == 0
+                assert jobs.sweep(session, MAX_CRASHES) == 0
             time.sleep(0.05)
         (settings.data_dir / "go").touch()
 
@@ -190,7 +197,7 @@ def test_a_job_whose_child_is_killed_is_given_back_and_fails_in_the_end(
 ) -> None:
     submission = order("killed")
 
-    for attempt in range(1, MAX_ATTEMPTS):
+    for attempt in range(1, MAX_CRASHES):
         run_next(player, resources)
         row = job(resources, submission.job_id)
         assert (row.state, row.attempt, row.crashes) == (JobState.QUEUED, attempt, attempt)
@@ -200,7 +207,7 @@ def test_a_job_whose_child_is_killed_is_given_back_and_fails_in_the_end(
     assert row.state is JobState.FAILED
     assert "signal 9" in detail(row)
     assert "memory" in detail(row)
-    assert f"{MAX_ATTEMPTS} attempts" in detail(row)
+    assert f"{MAX_CRASHES} attempts" in detail(row)
 
 
 def test_a_running_job_can_be_canceled(player: PlayingWorker, resources: Resources, order: Order) -> None:
@@ -209,7 +216,7 @@ def test_a_running_job_can_be_canceled(player: PlayingWorker, resources: Resourc
     def cancel() -> None:
         wait_until(lambda: job(resources, submission.job_id).stage == "train")
         with transaction(resources.sessions) as session:
-            assert jobs.cancel(session, submission.job_id).state is JobState.CANCELING
+            assert steering.cancel(session, submission.job_id).state is JobState.CANCELING
 
     with meanwhile(cancel):
         run_next(player, resources)
@@ -226,7 +233,7 @@ def test_a_child_that_does_not_stop_is_killed_after_the_grace(
     def cancel() -> None:
         wait_until(lambda: job(resources, submission.job_id).stage == "train")
         with transaction(resources.sessions) as session:
-            jobs.cancel(session, submission.job_id)
+            steering.cancel(session, submission.job_id)
 
     with meanwhile(cancel):
         began = time.monotonic()
@@ -243,7 +250,7 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_back_without_a_mark(
 
     def leave() -> None:
         wait_until(lambda: job(resources, submission.job_id).stage == "train")
-        player.is_leaving = True
+        player.is_leaving = lambda: True
 
     with meanwhile(leave):
         run_next(player, resources)
@@ -273,7 +280,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(
         process.send_signal(signal.SIGSTOP)
         time.sleep(settings.lease_seconds + 0.1)
         with transaction(resources.sessions) as session:
-            assert jobs.sweep(session) == 1
+            assert jobs.sweep(session, MAX_CRASHES) == 1
         mine = playing.claim(resources.sessions)
         (settings.data_dir / "go").touch()  # Its child finishes in the meantime.
         time.sleep(0.5)
@@ -295,7 +302,7 @@ def test_a_dispatcher_works_until_it_is_asked_to_end(
     archive = zip_folder(make_dataset(tmp_path / "made"), tmp_path / "made.zip").read_bytes()
     dataset = datasets.upload(resources, "Made", playing.incoming(resources, archive), None)
 
-    with started(settings, ["worker.dispatcher", "--lanes", "cpu,train"]) as process:
+    with started(settings, ["worker.main", "--lanes", "cpu,train"]) as process:
         wait_until(lambda: job(resources, dataset.job_id).state is JobState.SUCCEEDED)
         process.terminate()
 
@@ -303,5 +310,5 @@ def test_a_dispatcher_works_until_it_is_asked_to_end(
 
 
 def test_a_lane_that_does_not_exist_is_refused(settings: Settings) -> None:
-    with started(settings, ["worker.dispatcher", "--lanes", "cpu,gpu"]) as process:
+    with started(settings, ["worker.main", "--lanes", "cpu,gpu"]) as process:
         assert process.wait(PATIENCE_SECONDS) == 2

@@ -1,0 +1,88 @@
+"""A child process from its parent's side: work goes in, messages come out, and how it ended is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from worker.child import Assignment
+from worker.observer import Message
+
+
+class Child:
+    """A process that carries out assignments; its messages arrive in a queue.
+
+    Args:
+        module: What runs in it.
+        environment: Of the process, without the settings of the service and their secrets.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", module]
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._reader = Thread(target=self._read, name=f"messages of {module}", daemon=True)
+        self._reader.start()
+
+    def send(self, assignment: Assignment) -> None:
+        """Hand over work; a child that is dead already is noticed by `next`."""
+        if self._process.stdin is None:
+            raise TypeError("a child is started with a pipe as its input")
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(assignment.model_dump_json() + "\n")
+            self._process.stdin.flush()
+
+    def next(self, timeout_seconds: float) -> Message | None:
+        """Return the next message, or None if there was none in time."""
+        with suppress(Empty):
+            return self._messages.get(timeout=timeout_seconds)
+        return None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether more messages may come."""
+        return self._reader.is_alive() or not self._messages.empty()
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the child and whatever it started, unless it has ended; its number may be another's then."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def cause_of_death(self) -> str:
+        """Say how the child ended."""
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return "its process was killed by signal 9, probably because the machine ran out of memory"
+        return f"its process ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.kill()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+    def _read(self) -> None:
+        """Collect messages until the child's output ends, in the middle of a line if it was killed."""
+        for line in self._process.stdout or ():
+            with suppress(json.JSONDecodeError):
+                self._messages.put(json.loads(line))
