@@ -6,10 +6,12 @@ import logging
 import mmap
 import signal
 import sys
+import warnings
 from collections.abc import Collection
 from uuid import UUID
 
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
 from app import log as logs
 from app.jobs import PRIORITIES, Lane
@@ -38,6 +40,8 @@ def main() -> None:
     if settings.broker_url is None:
         dispatcher.run(settings, lanes)
     else:
+        # It warns root of pickled messages; ours are JSON.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         application(settings, lanes).worker_main(_arguments(lanes))
 
 
@@ -98,6 +102,7 @@ def application(settings: Settings, lanes: Collection[Lane]) -> Celery:
 def _arguments(lanes: Collection[Lane]) -> list[str]:
     """Return Celery's command line."""
     return [
+        "--quiet",  # Its banner would go where `up` prints the address.
         "worker",
         f"--queues={','.join(lanes)}",
         f"--hostname={'+'.join(lanes)}@%h",

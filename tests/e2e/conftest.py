@@ -1,7 +1,7 @@
 """One service and one trained model for all end-to-end tests, in both modes: trained through interruptions."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,20 +47,25 @@ class World:
         return found
 
 
-@pytest.fixture(scope="session", params=["laptop", "scaled"])
-def mode(request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """How the service runs, as settings: on SQLite with pollers, or on PostgreSQL, Redis and Celery."""
+def mode_of(request: pytest.FixtureRequest, name: str, redis_number: int) -> dict[str, str]:
+    """Return how a service runs, as settings: on SQLite with pollers, or on PostgreSQL, Redis and Celery.
+
+    Args:
+        request: Its parameter is `laptop` or `scaled`.
+        name: Of a new database.
+        redis_number: Which of Redis's databases carries the messages; other tests use others.
+    """
     if request.param == "laptop":
         return {}
     postgres: PostgresServer = request.getfixturevalue("postgres")
     redis: RedisServer = request.getfixturevalue("redis_server")
-    database_url = postgres.create_database("end_to_end")
-    # Messages of other tests go to another database of the same server.
-    return {"SEG_DATABASE_URL": database_url, "SEG_BROKER_URL": redis.url.removesuffix("/0") + "/1"}
+    broker_url = f"{redis.url.removesuffix('/0')}/{redis_number}"
+    return {"SEG_DATABASE_URL": postgres.create_database(name), "SEG_BROKER_URL": broker_url}
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, mode: Mapping[str, str]) -> Iterator[World]:
+@pytest.fixture(scope="session", params=["laptop", "scaled"])
+def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+    mode = mode_of(request, "end_to_end", 1)
     folder = tmp_path_factory.mktemp("service")
     archive = zip_folder(make_dataset(folder / "raw", RECIPE), folder / "phantoms.zip", inside="Phantoms")
     data, log = folder / "data", folder / "log"

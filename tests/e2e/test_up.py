@@ -5,16 +5,23 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from tests.e2e.conftest import mode_of
 from tests.e2e.running import ROOT, Service, is_alive, kill, running, start, wait_for
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
 ]
+
+
+@pytest.fixture(params=["laptop", "scaled"])
+def mode(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    return mode_of(request, f"up_{uuid4().hex}", 2)
 
 
 @pytest.mark.slow
@@ -24,9 +31,9 @@ def test_up_supervises_and_cleans_up(tmp_path: Path, mode: Mapping[str, str]) ->
         _require_one_service_per_folder(data, tmp_path)
         _require_restart_of(service, "app.main")
         _require_restart_of(service, "worker.main --lanes train")
-        ended = service.descendants()
         # A Celery worker is two processes: one holds the connection to the broker, one runs jobs.
-        assert sum("worker.main" in command for command in ended.values()) == (6 if mode else 3)
+        expected = 6 if mode else 3
+        ended = wait_for(lambda: _if_complete(service.descendants(), expected))
 
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(timeout=60) == 0
@@ -86,6 +93,10 @@ def _require_one_service_per_folder(data: Path, folder: Path) -> None:
         out, _ = second.communicate(timeout=60)
     assert (second.returncode, out) == (1, "")
     assert "another service works in" in (folder / "second").read_text()
+
+
+def _if_complete(found: dict[int, str], workers: int) -> dict[int, str] | None:
+    return found if sum("worker.main" in command for command in found.values()) == workers else None
 
 
 def _require_restart_of(service: Service, command: str) -> None:
