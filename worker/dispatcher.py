@@ -52,11 +52,10 @@ def work(worker: Worker, lanes: Collection[Lane]) -> None:
         try:
             with transaction(worker.readers) as session:
                 job_id = jobs.next_queued(session, lanes)
-            has_run = job_id is not None and run_job(worker, job_id)
         except DBAPIError as error:
             if not is_outage(error):
                 raise
             log.warning("the database does not answer", extra={"error": repr(error.orig)})
-            has_run = False
-        if not has_run:
+            job_id = None
+        if job_id is None or not run_job(worker, job_id):
             time.sleep(worker.settings.poll_seconds)

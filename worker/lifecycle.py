@@ -38,7 +38,8 @@ PASSING = frozenset({"progress", "epoch", "resumed", "checkpoint"})
 def run_job(worker: Worker, job_id: UUID) -> bool:
     """Claim a job, let a child do its work, and record how it ended.
 
-    Celery's task and the local dispatcher both call only this.
+    Celery's task and the local dispatcher both call only this. A database that stays away is no error of
+    theirs: the job is left to its lease, or stays queued, and a sweep brings it back.
 
     Args:
         worker: This worker.
@@ -47,26 +48,41 @@ def run_job(worker: Worker, job_id: UUID) -> bool:
     Returns:
         Whether it was ours to run.
     """
-    with announced(worker.sessions, worker.queue) as session:
-        claim = jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
-    if claim is None:
-        return False
     logs.job_id.set(str(job_id))
+    try:
+        with announced(worker.sessions, worker.queue) as session:
+            claim = jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
+        if claim is not None:
+            _run_claimed(worker, claim)
+    except DBAPIError as error:
+        if not is_outage(error):
+            raise
+        log.warning(
+            "the database does not answer; a sweep will see to the job", extra={"error": repr(error.orig)}
+        )
+        return False
+    finally:
+        logs.job_id.set(None)
+    return claim is not None
+
+
+def _run_claimed(worker: Worker, claim: Claim) -> None:
+    """Do a job that is ours."""
     log.info("job started", extra={"kind": claim.kind, "attempt": claim.attempt})
+    is_settled = False
     try:
         ending = _run(worker, claim)
         log.info("job's child ended", extra={"ending": ending["event"]})
         _record(worker, claim, ending)
-        has_ended = insist(worker, lambda session: jobs.state_of(session, job_id)) in FINAL_STATES
+        is_settled = True
+        has_ended = insist(worker, lambda session: jobs.state_of(session, claim.job_id)) in FINAL_STATES
         worker.workspace().clear_training(claim.order, keep_last=not has_ended)
     except LeaseLostError:
         log.warning("lease lost; somebody else has the job")
-        if claim.kind is JobKind.PREDICT:
-            worker.cool_down()
     finally:
+        if claim.kind is JobKind.PREDICT and not is_settled:
+            worker.cool_down()  # The predictor may still be at a job that is not ours any more.
         worker.workspace().clear_outbox(claim.order)
-        logs.job_id.set(None)
-    return True
 
 
 def _run(worker: Worker, claim: Claim) -> Message:
