@@ -42,7 +42,7 @@ check: $(VENV)/.installed ## Check format, lint, types, directions of imports, m
 	$(BIN)/lint-imports
 	$(BIN)/python -m migrations.check
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 migrate: $(VENV)/.installed ## Bring the database of the settings (SEG_...) to the newest schema
 	$(BIN)/nnunet-service migrate $(ARGS)
 bench: $(VENV)/.installed ## Measure seconds per epoch; ARGS="--raw … --plans …"

@@ -15,44 +15,55 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE = YAML(typ="safe").load(COMPOSE_TEXT)
-GPU = YAML(typ="safe").load((ROOT / "docker-compose.gpu.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 WORKERS = {name: service for name, service in SERVICES.items() if name.startswith("worker-")}
+GPU = {name: worker for name, worker in WORKERS.items() if worker.get("profiles") == ["gpu"]}
 OWN = {name: service for name, service in SERVICES.items() if "build" in service}
 SERVERS = {name: service for name, service in SERVICES.items() if "build" not in service}
 
 SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
-def test_every_lane_has_exactly_one_worker() -> None:
-    lanes = [service["command"][-1] for service in WORKERS.values()]
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_every_lane_has_exactly_one_worker(profile: str) -> None:
+    lanes = [
+        service["command"][-1]
+        for service in WORKERS.values()
+        if profile in service.get("profiles", [profile])
+    ]
 
     assert sorted(lanes) == sorted(Lane)
 
 
-@pytest.mark.parametrize("lane", Lane)
-def test_a_worker_is_started_and_watched_for_the_same_lane(lane: Lane) -> None:
-    worker = WORKERS[f"worker-{lane}"]
+def test_nobody_starts_the_service_without_choosing_a_profile() -> None:
+    assert "${COMPOSE_PROFILES:?" in COMPOSE_TEXT
+    assert "\nCOMPOSE_PROFILES=cpu\n" in (ROOT / ".env.example").read_text()
 
-    assert worker["command"] == ["worker", "--lanes", lane]
-    assert worker["healthcheck"]["test"] == ["CMD", "nnunet-service", "health", "--lanes", lane]
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_is_started_and_watched_for_the_same_lane(name: str) -> None:
+    lane = name.removeprefix("worker-").removesuffix("-gpu")
+
+    assert WORKERS[name]["command"] == ["worker", "--lanes", lane]
+    assert WORKERS[name]["healthcheck"]["test"] == ["CMD", "nnunet-service", "health", "--lanes", lane]
 
 
 def test_workers_share_the_store_but_no_workspace() -> None:
     mounts = [dict(_mount(volume) for volume in worker["volumes"]) for worker in WORKERS.values()]
 
     assert {mount["/data/store"] for mount in mounts} == {"${STORE:-store}"}
-    assert len({mount["/data/workspace"] for mount in mounts}) == len(WORKERS)
+    assert len({mount["/data/workspace"] for mount in mounts}) == len(Lane)
 
 
-def test_a_gpu_changes_workers_and_adds_none() -> None:
-    assert set(GPU["services"]) <= set(WORKERS)
-    assert {name for name, worker in GPU["services"].items() if "deploy" in worker} == {
-        "worker-train",
-        "worker-predict",
-    }
+def test_the_gpu_profile_reserves_a_device_for_each_of_its_workers() -> None:
+    assert set(GPU) == {"worker-train-gpu", "worker-predict-gpu"}
+    for worker in GPU.values():
+        (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert worker["build"]["args"] == {"TORCH_INDEX": ""}  # A torch that knows CUDA.
+    assert not any("deploy" in worker for name, worker in WORKERS.items() if name not in GPU)
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -145,7 +156,7 @@ def test_foreign_images_are_pinned(name: str) -> None:
 
 
 def test_our_images_carry_the_release() -> None:
-    images = {service["image"] for service in [*OWN.values(), *GPU["services"].values()]}
+    images = {service["image"] for service in OWN.values()}
 
     assert {image.partition(":")[2] for image in images} == {PROJECT["project"]["version"]}
     assert f'image.version="{PROJECT["project"]["version"]}"' in DOCKERFILE

@@ -92,7 +92,7 @@ class Job(Base):
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     kind: Mapped[JobKind]
     lane: Mapped[Lane]
-    priority: Mapped[int]
+    priority: Mapped[int] = mapped_column(server_default="6")
     """Within the lane, and between the lanes of one worker; the lower number goes first."""
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED, index=True)
     payload: Mapped[dict[str, Any] | None]
@@ -110,7 +110,7 @@ class Job(Base):
     """How often the job was claimed."""
     crashes: Mapped[int] = mapped_column(default=0)
     """How often its worker or child died since it last came further."""
-    reached: Mapped[int] = mapped_column(default=0)
+    reached: Mapped[int] = mapped_column(default=0, server_default="0")
     """How many epochs of a training were ever finished; only going beyond that is coming further."""
     checkpoint: Mapped[dict[str, Any] | None]
     """`app.jobs.Checkpoint` in the object store; whoever claims the job next goes on from there."""
@@ -156,7 +156,7 @@ class JobEvent(Base):
     )
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    kind: Mapped[EventKind] = mapped_column(default=EventKind.STATE)
+    kind: Mapped[EventKind] = mapped_column(default=EventKind.STATE, server_default="state")
     before: Mapped[JobState | None]
     """None for the row's birth; the same as `after` where the job did not move."""
     after: Mapped[JobState]

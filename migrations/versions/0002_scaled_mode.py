@@ -20,8 +20,9 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
+    # Columns that must have a value have a default: the release before this one writes rows without them.
     with op.batch_alter_table("job") as job:
-        job.add_column(sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
+        job.add_column(sa.Column("priority", sa.Integer(), nullable=False, server_default="6"))
         job.add_column(sa.Column("reached", sa.Integer(), nullable=False, server_default="0"))
         job.add_column(sa.Column("checkpoint", JSON, nullable=True))
         job.add_column(sa.Column("announced_at", sa.DateTime(timezone=True), nullable=True))
@@ -36,14 +37,9 @@ def upgrade() -> None:
     op.execute(
         "UPDATE job SET reached = (SELECT coalesce(max(epoch) + 1, 0) FROM epoch WHERE epoch.job_id = job.id)"
     )
-    with op.batch_alter_table("job") as job:
-        job.alter_column("priority", server_default=None)
-        job.alter_column("reached", server_default=None)
     with op.batch_alter_table("job_event", table_kwargs=NUMBERED) as event:
         event.add_column(sa.Column("kind", sa.String(16), nullable=False, server_default="state"))
         event.add_column(sa.Column("content", JSON, nullable=True))
-    with op.batch_alter_table("job_event", table_kwargs=NUMBERED) as event:
-        event.alter_column("kind", server_default=None)
 
 
 def downgrade() -> None:
