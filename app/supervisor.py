@@ -1,4 +1,4 @@
-"""Laptop mode's processes: started together, started again when one dies, ended together."""
+"""The processes of one machine, in either mode: started together, started again when one dies, ended together."""
 
 import ctypes
 import fcntl
