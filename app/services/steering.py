@@ -102,7 +102,8 @@ def retry(session: Session, job_id: UUID) -> Job:
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: It has not ended, or has succeeded, or its training is being canceled.
+        ConflictError: It has not ended, or has succeeded, or needs a job that has not; or its training is
+            being canceled.
     """
     job = _hold(session, job_id)
     parent = graph.parent_of(session, job)
@@ -114,6 +115,7 @@ def retry(session: Session, job_id: UUID) -> Job:
         )
     if parent is not None and parent.state is JobState.CANCELING:
         raise ConflictError("the job's training is being canceled; try again once it is", job_id=str(job_id))
+    _require_hope(session, job)
     if parent is not None and parent.state in RETRIED_STATES:
         _reopen(session, parent, JobState.QUEUED)
     _reopen(session, job, _state_to_retry(session, job))
@@ -150,6 +152,23 @@ def _require_unfinished(job: Job, verb: str) -> None:
         )
     if job.state is JobState.CANCELING:
         raise ConflictError(f"the job is being canceled, so it cannot be {verb}", job_id=str(job.id))
+
+
+def _require_hope(session: Session, job: Job) -> None:
+    """Refuse to try a job that would wait for ever."""
+    need = _bad_need(session, job)
+    if need is not None:
+        how = "failed" if need.state is JobState.FAILED else "was canceled"
+        raise ConflictError(
+            f"the job needs {graph.title(need)}, which {how}; try that again instead",
+            job_id=str(job.id),
+            needs_id=str(need.id),
+        )
+
+
+def _bad_need(session: Session, job: Job) -> Job | None:
+    """Return a job that this one needs and that has ended without success, if there is one."""
+    return next((need for need in graph.needed_by(session, job.id) if need.state in RETRIED_STATES), None)
 
 
 def _cancel_one(session: Session, job: Job) -> None:
@@ -197,7 +216,8 @@ def _reopen(session: Session, job: Job, state: JobState) -> None:
 
 
 def _reopen_dependants(session: Session, job: Job) -> None:
-    """Let those wait again that were canceled because a job did not succeed."""
+    """Let those wait again that were canceled because a job did not succeed, unless they need another such."""
     for dependant in graph.dependants_of(session, job, JobState.CANCELED):
-        _reopen(session, dependant, JobState.WAITING)
-        _reopen_dependants(session, dependant)
+        if _bad_need(session, dependant) is None:
+            _reopen(session, dependant, JobState.WAITING)
+            _reopen_dependants(session, dependant)

@@ -54,6 +54,9 @@ NIFTI = (b"\x5c\x01\x00\x00" + bytes(340) + b"n+1\x00" + bytes(100), ".nii")
 
 LEASE_SECONDS = 30.0
 
+End = Callable[[Sessions, Claim], None]
+"""Ends a claimed job."""
+
 
 def zip_bytes(names: Sequence[str] = ("dataset.json",)) -> bytes:
     """Return a small zip archive."""
