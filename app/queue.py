@@ -125,6 +125,7 @@ def celery_application(broker_url: str) -> Celery:
             "sep": STEP_SEPARATOR,
             "queue_order_strategy": "priority",
             "socket_connect_timeout": PATIENCE_SECONDS,
+            "socket_keepalive": True,  # A worker's connection is idle for as long as its job runs.
         },
     )
     return application

@@ -54,6 +54,7 @@ def application(settings: Settings, lanes: Collection[Lane]) -> Celery:
     """
     celery = celery_application(str(settings.broker_url))
     celery.conf.update(
+        broker_connection_max_retries=None,
         task_acks_late=False,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
