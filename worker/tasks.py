@@ -235,7 +235,7 @@ def _begin_where_others_stopped(
     )
     stored = order.checkpoint
     folder.mkdir(parents=True, exist_ok=True)
-    if stored is not None and stored.epochs >= epochs:
+    if stored is not None and stored.epochs > epochs:
         epochs = stored.epochs
         workspace.fetch_checkpoint(stored.file, folder / CHECKPOINT_FILE, observer)
     elif epochs > 0:

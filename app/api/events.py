@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import BaseDep, NoQuery, ResourcesDep
@@ -20,6 +20,8 @@ from app.services.history import Entry, News
 from app.services.resources import Resources
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+MEDIA_TYPE = "text/event-stream"
 
 LOOK_SECONDS = 0.5
 """Between two looks at the rows."""
@@ -44,7 +46,12 @@ LastEventId = Annotated[
 ]
 
 
-@router.get("/{job_id}/events", dependencies=[NoQuery], response_class=EventSourceResponse)
+@router.get(
+    "/{job_id}/events",
+    dependencies=[NoQuery],
+    response_class=StreamingResponse,
+    responses={200: {"content": {MEDIA_TYPE: {}}}, 204: {"description": "The end was told before."}},
+)
 async def follow_job(
     job_id: UUID, resources: ResourcesDep, base: BaseDep, last_event_id: LastEventId = 0
 ) -> Response:
@@ -58,7 +65,7 @@ async def follow_job(
     if first.status.has_ended and last_event_id > 0 and not first.entries:
         return Response(status_code=204)
     return StreamingResponse(
-        _stream(resources, base, first, last_event_id), media_type="text/event-stream", headers=HEADERS
+        _stream(resources, base, first, last_event_id), media_type=MEDIA_TYPE, headers=HEADERS
     )
 
 
