@@ -162,10 +162,14 @@ def rewind(session: Session, claim: Claim, epochs: int) -> None:
 def record_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint) -> str | None:
     """Make a checkpoint the one that the job goes on from; return the key of the one that it replaces.
 
+    Recording it again changes nothing: the first commit may have gone unanswered.
+
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
     job = _hold(session, claim)
+    if job.checkpoint == checkpoint.to_json():
+        return None
     outcomes.register_objects(session, [checkpoint.file])
     replaced = drop_checkpoint(session, job)
     job.checkpoint = checkpoint.to_json()
@@ -287,7 +291,8 @@ def sweep(session: Session, max_crashes: int) -> int:
 def announce_again(session: Session, lanes: Collection[Lane], older_than_seconds: float) -> int:
     """Announce the queued jobs of some lanes anew whose message may be lost; return how many.
 
-    One UPDATE marks them, so that however many workers sweep, each job gets one message at a time.
+    One UPDATE marks them, so that however many workers sweep, each job gets one message at a time. A row
+    that somebody holds is about to change; passing it by, the sweep waits for nobody and nobody for it.
 
     Args:
         session: The transaction, see `transitions.announced`.
@@ -295,17 +300,17 @@ def announce_again(session: Session, lanes: Collection[Lane], older_than_seconds
         older_than_seconds: A younger announcement may still be under way.
     """
     forgotten = (
-        update(Job)
+        select(Job.id)
         .where(
             Job.state == JobState.QUEUED,
             Job.lane.in_(lanes),
             Job.kind != JobKind.TRAINING,
             Job.announced_at <= clock(-older_than_seconds),
         )
-        .values(announced_at=clock())
-        .returning(Job)
+        .with_for_update(skip_locked=True)
     )
-    found = session.scalars(forgotten, execution_options={"synchronize_session": False}).all()
+    marked = update(Job).where(Job.id.in_(forgotten)).values(announced_at=clock()).returning(Job)
+    found = session.scalars(marked, execution_options={"synchronize_session": False}).all()
     for job in sorted(found, key=lambda job: (job.priority, job.created_at)):
         announce(session, job)
     return len(found)

@@ -3,14 +3,16 @@
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.db.base import transaction
-from app.db.models import Epoch, JobEvent
+from app.db.models import Epoch, Job, JobEvent, StoredObject
 from app.errors import ConflictError, LeaseLostError, NotFoundError
-from app.jobs import JobKind, JobState, Lane
+from app.jobs import Checkpoint, JobKind, JobState, Lane
 from app.services import jobs, steering
+from app.services.jobs import Claim
 from app.services.resources import Resources
+from app.services.transitions import QUEUED_HERE
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import Progress
 from tests.app import playing
@@ -298,3 +300,140 @@ def test_a_failed_transaction_leaves_nothing(resources: Resources) -> None:
     assert playing.job_row(resources.sessions, taken.job_id).state is JobState.RUNNING
     with transaction(resources.readers) as session:
         assert session.scalar(select(func.count()).select_from(JobEvent)) == 2
+
+
+def checkpoint(taken: Claim, epochs: int) -> Checkpoint:
+    return Checkpoint(file=playing.stored(taken, f"checkpoint-{epochs}.safetensors"), epochs=epochs)
+
+
+def record_checkpoint(resources: Resources, taken: Claim, made: Checkpoint) -> str | None:
+    with transaction(resources.sessions) as session:
+        return jobs.record_checkpoint(session, taken, made)
+
+
+def stored_keys(resources: Resources) -> set[str]:
+    with transaction(resources.readers) as session:
+        return {key for key in session.scalars(select(StoredObject.key)) if key.startswith("ingest/")}
+
+
+def test_a_newer_checkpoint_replaces_the_older_one(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    older, newer = checkpoint(taken, 1), checkpoint(taken, 2)
+
+    replaced = [record_checkpoint(resources, taken, one) for one in (older, newer)]
+
+    assert replaced == [None, older.file.key]
+    assert playing.job_row(resources.sessions, taken.job_id).checkpoint == newer.to_json()
+    assert stored_keys(resources) == {newer.file.key}
+
+
+def test_a_checkpoint_that_is_recorded_again_stays(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    made = checkpoint(taken, 1)
+
+    replaced = [record_checkpoint(resources, taken, made) for _ in range(2)]
+
+    assert replaced == [None, None]
+    assert playing.job_row(resources.sessions, taken.job_id).checkpoint == made.to_json()
+    assert stored_keys(resources) == {made.file.key}
+
+
+def test_whoever_claims_next_goes_on_from_the_checkpoint(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    made = checkpoint(taken, 1)
+    record_checkpoint(resources, taken, made)
+    playing.give_back(resources.sessions, taken)
+
+    assert playing.claim(resources.sessions).order.checkpoint == made
+
+
+def test_a_claim_that_was_lost_cannot_name_a_checkpoint(resources: Resources) -> None:
+    playing.upload(resources)
+    stale = playing.claim(resources.sessions)
+    playing.let_leases_run_out(resources.sessions)
+    playing.sweep(resources.sessions)
+    fresh = playing.claim(resources.sessions)
+
+    with pytest.raises(LeaseLostError):
+        record_checkpoint(resources, stale, checkpoint(stale, 5))
+
+    assert playing.job_row(resources.sessions, fresh.job_id).checkpoint is None
+    assert stored_keys(resources) == set()
+
+
+def test_a_job_that_has_succeeded_has_no_checkpoint(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    record_checkpoint(resources, taken, checkpoint(taken, 1))
+
+    playing.finish(resources.sessions, taken)
+
+    assert playing.job_row(resources.sessions, taken.job_id).checkpoint is None
+    assert stored_keys(resources) == set()
+
+
+@pytest.mark.parametrize("end", [playing.fail, playing.give_back])
+def test_a_job_that_did_not_succeed_keeps_its_checkpoint(resources: Resources, end: playing.End) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    made = checkpoint(taken, 1)
+    record_checkpoint(resources, taken, made)
+
+    end(resources.sessions, taken)
+
+    assert playing.job_row(resources.sessions, taken.job_id).checkpoint == made.to_json()
+
+
+def test_epochs_beyond_the_checkpoint_do_not_count_as_coming_further(resources: Resources) -> None:
+    playing.upload(resources)
+
+    for _ in range(playing.MAX_CRASHES):
+        taken = playing.claim(resources.sessions)
+        with transaction(resources.sessions) as session:
+            jobs.rewind(session, taken, 0)
+        with transaction(resources.sessions) as session:
+            jobs.record_epoch(session, taken, playing.epoch(0, loss=-taken.attempt))
+        playing.give_back(resources.sessions, taken)
+
+    assert playing.job_row(resources.sessions, taken.job_id).state is JobState.FAILED
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_announcing_again_does_not_wait_for_rows_that_others_hold(resources: Resources) -> None:
+    held, free = playing.upload(resources), playing.upload(resources)
+
+    with transaction(resources.sessions) as other:
+        other.get(Job, held.job_id, with_for_update=True)
+        with transaction(resources.sessions) as session:
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            count = jobs.announce_again(session, [Lane.CPU], -1)
+            announced = [one.job_id for one in session.info[QUEUED_HERE]]
+
+    assert (count, announced) == (1, [free.job_id])
+
+
+def test_only_old_announcements_of_the_lanes_are_repeated(resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    def repeated(lanes: list[Lane], older_than_seconds: float) -> int:
+        with transaction(resources.sessions) as session:
+            return jobs.announce_again(session, lanes, older_than_seconds)
+
+    assert repeated([Lane.TRAIN, Lane.PREDICT], -1) == 0
+    assert repeated([Lane.CPU], 60) == 0
+    assert repeated([Lane.CPU], -1) == 1
+    playing.steer(resources.sessions, steering.pause, submission.job_id)
+    assert repeated([Lane.CPU], -1) == 0
+
+
+def test_a_training_itself_is_never_announced(resources: Resources) -> None:
+    playing.training(resources, playing.ready_dataset(resources))
+
+    with transaction(resources.sessions) as session:
+        jobs.announce_again(session, list(Lane), -1)
+        announced = session.info[QUEUED_HERE]
+
+    assert [playing.job_row(resources.sessions, one.job_id).kind for one in announced] == [JobKind.PLAN]
