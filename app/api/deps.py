@@ -54,13 +54,18 @@ def reading(request: Request) -> Iterator[Session]:
         yield session
 
 
-def base_of(request: Request) -> str:
+async def resources(request: Request) -> Resources:
+    """Return what `create_app` wired; async as all here that waits for nothing: others cost a thread each."""
+    return resources_of(request)
+
+
+async def base_of(request: Request) -> str:
     """Return what stands before every path of an answer's links: a proxy's prefix, and the version."""
     prefix = VERSION_PREFIX if request.url.path.startswith(f"{VERSION_PREFIX}/") else ""
     return str(request.scope.get("root_path", "")) + prefix
 
 
-def no_query(request: Request) -> None:
+async def no_query(request: Request) -> None:
     """Refuse parameters on a route that takes none.
 
     Raises:
@@ -71,7 +76,7 @@ def no_query(request: Request) -> None:
         raise RequestError(f"this address takes no parameters, but these came: {names}")
 
 
-ResourcesDep = Annotated[Resources, Depends(resources_of)]
+ResourcesDep = Annotated[Resources, Depends(resources)]
 SessionDep = Annotated[Session, Depends(reading, scope="function")]
 BaseDep = Annotated[str, Depends(base_of)]
 PageDep = Annotated[PageQuery, Query()]

@@ -41,6 +41,10 @@ NAMING = {
 BUSY_TIMEOUT_SECONDS = 30
 """How long SQLite waits for another process's write; transactions here last milliseconds."""
 
+CONNECTIONS = 15
+"""How many a process keeps, opened as they are needed; further threads wait for one. Connections beyond what
+a pool keeps would be opened and closed with each transaction, which costs PostgreSQL a process each time."""
+
 POSTGRESQL_OPTIONS = {
     "connect_timeout": 5,
     "options": "-c idle_in_transaction_session_timeout=30000 -c timezone=UTC",
@@ -105,11 +109,14 @@ def open_engine(url: str) -> Engine:
     Args:
         url: SQLAlchemy URL, `sqlite:////folder/service.db` or `postgresql+psycopg://…`.
     """
+    common: dict[str, Any] = {
+        "pool_size": CONNECTIONS,
+        "max_overflow": 0,
+        "json_serializer": _json_of,
+    }
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(
-            url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS, json_serializer=_json_of
-        )
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, json_serializer=_json_of)
+        return create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS, **common)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **common)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine
