@@ -212,18 +212,18 @@ class _Watch:
             self._child.ask_to_stop()
 
     def _write(self, session: Session) -> JobState:
-        """Write history, progress and checkpoint, and renew the lease; return how the job stands."""
+        """Write history, checkpoint and progress, and renew the lease; return how the job stands."""
         for message in self._history:
             if message["event"] == "resumed":
                 jobs.rewind(session, self._claim, int(message["epochs"]))
             else:
                 jobs.record_epoch(session, self._claim, EpochRecord.model_validate(_values(message)))
-        if self._progress is not None:
-            jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
         checkpoint, self._replaced = self._checkpoints.arrived(), None
         if checkpoint is not None:
             self._replaced = jobs.record_checkpoint(session, self._claim, checkpoint)
         self._named = checkpoint
+        if self._progress is not None:  # Last: it locks the job without its training.
+            jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
         return jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
 
     def _is_written(self) -> None:

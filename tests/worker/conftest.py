@@ -12,6 +12,7 @@ from app.services.resources import Resources, Submission
 from app.settings import Settings
 from app.storage import LocalStore
 from tests.app.playing import incoming, zip_bytes
+from tests.worker.plays import PlayingWorker
 from worker.machine import Worker
 
 
@@ -42,6 +43,12 @@ def resources(settings: Settings) -> Iterator[Resources]:
 def worker(settings: Settings, resources: Resources) -> Worker:
     """A worker with real children, run by the test itself."""
     return Worker(settings, resources.sessions, resources.readers, resources.queue, "a test")
+
+
+@pytest.fixture
+def player(settings: Settings, resources: Resources) -> PlayingWorker:
+    """A worker whose children play."""
+    return PlayingWorker(settings, resources.sessions, resources.readers, resources.queue, "a test")
 
 
 Order = Callable[[str], Submission]

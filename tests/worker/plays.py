@@ -104,6 +104,19 @@ def waits(assignment: Assignment, observer: PipeObserver) -> None:
     wait_for(assignment.workspace_dir.parent / "go", observer)
 
 
+def goes_on(assignment: Assignment, observer: PipeObserver) -> None:
+    """Finish three epochs beyond the checkpoint, hand one over after each, and wait for a file."""
+    start = 0 if assignment.order.checkpoint is None else assignment.order.checkpoint.epochs
+    observer.resumed(start)
+    for number in range(start, start + 3):
+        observer.record_epoch(epoch(number))
+        observer.report(Progress(stage="train", done=number + 1, total=9))
+        file = outbox(assignment) / f"checkpoint-{number + 1}"
+        file.write_text(f"{number + 1} epochs")
+        observer.hand_over(file, number + 1)
+    wait_for(assignment.workspace_dir.parent / "go", observer)
+
+
 def forgets(_assignment: Assignment, _observer: PipeObserver) -> None:
     """Name a file that is not there; see `perform`."""
 
@@ -117,7 +130,8 @@ def settings_seen(_assignment: Assignment, observer: PipeObserver) -> None:
 PLAYS: dict[str, Play] = {
     play.__name__: play
     for play in (
-        noisy, refuses, mistaken, hungry, crowded, patient, stubborn, killed, waits, forgets, settings_seen,
+        noisy, refuses, mistaken, hungry, crowded, patient, stubborn, killed, waits, goes_on, forgets,
+        settings_seen,
     )
 }  # fmt: skip
 
@@ -136,17 +150,22 @@ def epoch(number: int) -> EpochRecord:
     )
 
 
+def outbox(assignment: Assignment) -> Path:
+    """Return where files to be handed over lie."""
+    return assignment.workspace_dir / "outbox" / f"{assignment.order.job_id}-{assignment.order.fence}"
+
+
 def perform(assignment: Assignment, observer: PipeObserver) -> Message:
     """Do what the archive says."""
     payload = assignment.order.payload
     assert isinstance(payload, IngestPayload)
     with zipfile.ZipFile(assignment.workspace().store.path(payload.archive)) as archive:
         play = archive.namelist()[0]
+    assert assignment.workspace().outbox(assignment.order) == outbox(assignment)
     PLAYS[play](assignment, observer)
     result = IngestResult(description={}, reader=play, cases=(), problems=())
-    outbox = assignment.workspace().outbox(assignment.order)
-    (outbox / "note").write_text(play)
-    files = {"note": str(outbox / "lost")} if play == "forgets" else {}
+    (outbox(assignment) / "note").write_text(play)
+    files = {"note": str(outbox(assignment) / "lost")} if play == "forgets" else {}
     return {"event": "result", "result": result.to_json(), "files": files}
 
 

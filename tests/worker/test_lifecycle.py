@@ -3,20 +3,19 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
 
 import pytest
+from servers import PostgresServer
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
 from app.db.base import transaction
-from app.db.models import Epoch, Job, StoredObject
-from app.jobs import JobState, Lane, PlanResult
+from app.db.models import Job
+from app.jobs import JobState, PlanResult
 from app.services import datasets, jobs, steering
 from app.services.resources import Resources
 from app.settings import Settings
@@ -25,65 +24,12 @@ from tests.factories import make_dataset, zip_folder
 from tests.worker import plays
 from tests.worker.conftest import Order
 from tests.worker.plays import PlayingWorker
-from worker.lifecycle import run_job
+from tests.worker.running import PATIENCE_SECONDS, epochs, job, meanwhile, objects, rows, run_next, wait_until
 from worker.machine import Worker
-
-PATIENCE_SECONDS = 20
 
 MAX_CRASHES = 3
 """As the settings have it by default."""
-
-
-@pytest.fixture
-def player(settings: Settings, resources: Resources) -> PlayingWorker:
-    return PlayingWorker(settings, resources.sessions, resources.readers, resources.queue, "a test")
-
-
-def job(resources: Resources, job_id: UUID) -> Job:
-    with transaction(resources.readers) as session:
-        return session.get_one(Job, job_id, options=[undefer(Job.result)])
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
-
-
-def run_next(worker: Worker, resources: Resources) -> None:
-    with transaction(resources.readers) as session:
-        job_id = jobs.next_queued(session, list(Lane))
-    assert job_id is not None
-    assert run_job(worker, job_id)
-
-
-@contextmanager
-def meanwhile(act: Callable[[], object]) -> Iterator[None]:
-    """Do something in a thread while the block runs."""
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            act()
-        except BaseException as failure:  # noqa: BLE001 - raised again below
-            failures.append(failure)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    yield
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
-def objects(settings: Settings) -> set[str]:
-    """Return the keys in the store."""
-    return {
-        str(file.relative_to(settings.resolved_store_dir))
-        for file in settings.resolved_store_dir.rglob("*")
-        if file.is_file()
-    }
+POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
 
 def detail(row: Job) -> str:
@@ -104,14 +50,13 @@ def test_a_dataset_is_ingested_and_planned_by_real_children(
 
     with transaction(resources.readers) as session:
         done = session.scalars(select(Job).where(Job.kind == "plan").options(undefer(Job.result))).one()
-        rows = set(session.scalars(select(StoredObject.key)))
     result = PlanResult.model_validate(done.result)
     prefix = f"plan/{done.id}/{done.fence}"
     assert {ref.key for ref in result.files.values()} == {
         f"{prefix}/plans.json",
         f"{prefix}/dataset_fingerprint.json",
     }
-    assert rows == objects(settings)
+    assert rows(resources) == objects(settings)
     assert all(resources.store.path(ref).is_file() for ref in result.files.values())
     assert list((settings.resolved_workspace_dir / "outbox").iterdir()) == []
 
@@ -142,10 +87,8 @@ def test_progress_and_epochs_reach_the_tables_once(
         run_next(player, resources)
 
     row = job(resources, submission.job_id)
-    with transaction(resources.readers) as session:
-        epochs = list(session.scalars(select(Epoch.epoch).order_by(Epoch.epoch)))
     assert (row.state, row.done, row.total, row.note) == (JobState.SUCCEEDED, 2, 4, "epoch 2")
-    assert epochs == [0, 1, 2]
+    assert epochs(resources) == [0, 1, 2]
 
 
 def test_beats_keep_a_long_job_from_the_sweep(
@@ -312,3 +255,51 @@ def test_a_dispatcher_works_until_it_is_asked_to_end(
 def test_a_lane_that_does_not_exist_is_refused(settings: Settings) -> None:
     with started(settings, ["worker.main", "--lanes", "cpu,gpu"]) as process:
         assert process.wait(PATIENCE_SECONDS) == 2
+
+
+@POSTGRES
+def test_a_job_outlives_a_restart_of_its_database(
+    resources: Resources, order: Order, postgres: PostgresServer, settings: Settings
+) -> None:
+    submission = order("waits")
+    player = insistent(settings, resources)
+
+    def restart() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        postgres.restart(crash=True)
+        (settings.data_dir / "go").touch()
+
+    with meanwhile(restart):
+        run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert (row.state, row.attempt, row.crashes) == (JobState.SUCCEEDED, 1, 0)
+    assert epochs(resources) == [0, 1, 2]
+
+
+@POSTGRES
+def test_a_job_that_ends_while_its_database_is_away_has_succeeded(
+    resources: Resources, order: Order, postgres: PostgresServer, settings: Settings
+) -> None:
+    submission = order("waits")
+    player = insistent(settings, resources)
+
+    def take_away() -> None:
+        wait_until(lambda: job(resources, submission.job_id).stage == "train")
+        postgres.stop(crash=True)
+        (settings.data_dir / "go").touch()
+        time.sleep(1.5)  # The child ends, and its worker cannot say so yet.
+        postgres.start()
+
+    with meanwhile(take_away):
+        run_next(player, resources)
+
+    row = job(resources, submission.job_id)
+    assert (row.state, row.attempt) == (JobState.SUCCEEDED, 1)
+    assert epochs(resources) == [0, 1, 2]
+
+
+def insistent(settings: Settings, resources: Resources) -> PlayingWorker:
+    """Return a worker whose lease outlives the start of a database on a busy machine."""
+    longer = settings.model_copy(update={"lease_seconds": 60})
+    return PlayingWorker(longer, resources.sessions, resources.readers, resources.queue, "a test")
