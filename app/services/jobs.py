@@ -138,7 +138,7 @@ def record_epoch(session: Session, claim: Claim, epoch: EpochRecord) -> None:
         return
     if epoch.epoch >= job.reached:
         job.crashes, job.reached = 0, epoch.epoch + 1
-    _drop_epochs(session, claim, epoch.epoch)
+    _step_back(session, job, epoch.epoch)
     session.add(Epoch(job_id=claim.job_id, epoch=epoch.epoch, record=record))
     record_content(session, job, EventKind.EPOCH, record)
 
@@ -154,9 +154,7 @@ def rewind(session: Session, claim: Claim, epochs: int) -> None:
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    job = _hold(session, claim)
-    if _drop_epochs(session, claim, epochs):
-        record_content(session, job, EventKind.RESUMED, {"epoch": epochs})
+    _step_back(session, _hold(session, claim), epochs)
 
 
 def record_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint) -> str | None:
@@ -394,10 +392,11 @@ def _plain(record: Record) -> dict[str, Any]:
     return values
 
 
-def _drop_epochs(session: Session, claim: Claim, from_epoch: int) -> bool:
-    """Forget this epoch and the later ones; return whether there were any."""
-    beyond = delete(Epoch).where(Epoch.job_id == claim.job_id, Epoch.epoch >= from_epoch)
-    return bool(session.scalars(beyond.returning(Epoch.epoch)).all())
+def _step_back(session: Session, job: Job, to_epoch: int) -> None:
+    """Forget this epoch and the later ones, and say so if there were any."""
+    beyond = delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= to_epoch)
+    if session.scalars(beyond.returning(Epoch.epoch)).all():
+        record_content(session, job, EventKind.RESUMED, {"epoch": to_epoch})
 
 
 def _return_to_queue(session: Session, job: Job, reason: str, max_crashes: int | None) -> None:

@@ -197,6 +197,23 @@ def test_a_resumed_run_records_every_epoch_once(resources: Resources) -> None:
     assert rows[2].record["train_loss"] is None
 
 
+def test_an_epoch_that_was_done_anew_is_told_as_a_step_back(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    with transaction(resources.sessions) as session:
+        for number in range(3):
+            jobs.record_epoch(session, taken, playing.epoch(number))
+
+    # The claim before this one did epoch 1 anew, and died before it could say so.
+    with transaction(resources.sessions) as session:
+        jobs.record_epoch(session, taken, playing.epoch(1, loss=0.25))
+
+    with transaction(resources.readers) as session:
+        events = session.scalars(select(JobEvent).order_by(JobEvent.id)).all()
+    told = [(event.kind, (event.content or {})["epoch"]) for event in events if event.kind != "state"]
+    assert told == [("epoch", 0), ("epoch", 1), ("epoch", 2), ("resumed", 1), ("epoch", 1)]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_queued_job_that_is_canceled_never_starts(resources: Resources, times: int) -> None:
     submission = playing.upload(resources)
