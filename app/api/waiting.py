@@ -19,8 +19,12 @@ from app.services import following
 from app.services.following import JobStatus
 from app.services.resources import RequestKey, Resources, Submission
 
-POLL_SECONDS = 0.1
+SHORTEST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.1
 """Between two looks at the row while a client waits."""
+
+LATENESS = 0.1
+"""By which part of its wait a client may hear of the end too late: a job of seconds is looked at more often."""
 
 RETRY_AFTER_SECONDS = 1
 """When a client should look again at a job."""
@@ -49,13 +53,14 @@ def wait_of(request: Request) -> int | None:
 
 async def ended(request: Request, resources: Resources, job_id: UUID, seconds: float) -> JobStatus:
     """Return the job as soon as it has ended, or as it is when the time is up or the client is gone."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         status = await run_in_threadpool(_look, resources, job_id)
-        left = deadline - time.monotonic()
-        if status.has_ended or left <= 0 or await request.is_disconnected():
+        waited = time.monotonic() - began
+        if status.has_ended or waited >= seconds or await request.is_disconnected():
             return status
-        await asyncio.sleep(min(POLL_SECONDS, left))
+        pause = min(max(LATENESS * waited, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        await asyncio.sleep(min(pause, seconds - waited))
 
 
 def applied(seconds: int | None) -> dict[str, str]:
