@@ -1,5 +1,7 @@
 """Runs jobs as a worker does, and looks at what came of them in tables and store."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from app.jobs import Lane
 from app.services import jobs
 from app.services.resources import Resources
 from app.settings import Settings
+from tests.worker import plays
 from worker.lifecycle import run_job
 from worker.machine import Worker
 
@@ -97,3 +100,14 @@ def losing_the_next_answer(resources: Resources) -> Iterator[list[str]]:
     event.listen(resources.sessions, "after_commit", lose)
     yield lost
     event.remove(resources.sessions, "after_commit", lose)
+
+
+@contextmanager
+def started(settings: Settings, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker in a process of its own."""
+    environment = settings.environment() | {"PYTHONPATH": str(plays.ROOT)}
+    with subprocess.Popen([sys.executable, "-m", *command], env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

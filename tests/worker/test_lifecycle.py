@@ -1,11 +1,7 @@
 """The life of a job on a worker: real tables, real children, real signals."""
 
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +20,17 @@ from tests.factories import make_dataset, zip_folder
 from tests.worker import plays
 from tests.worker.conftest import Order
 from tests.worker.plays import PlayingWorker
-from tests.worker.running import PATIENCE_SECONDS, epochs, job, meanwhile, objects, rows, run_next, wait_until
+from tests.worker.running import (
+    PATIENCE_SECONDS,
+    epochs,
+    job,
+    meanwhile,
+    objects,
+    rows,
+    run_next,
+    started,
+    wait_until,
+)
 from worker.machine import Worker
 
 MAX_CRASHES = 3
@@ -200,17 +206,6 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_back_without_a_mark(
 
     row = job(resources, submission.job_id)
     assert (row.state, row.crashes, row.attempt) == (JobState.QUEUED, 0, 1)
-
-
-@contextmanager
-def started(settings: Settings, command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run a worker in a process of its own."""
-    environment = settings.environment() | {"PYTHONPATH": str(plays.ROOT)}
-    with subprocess.Popen([sys.executable, "-m", *command], env=environment) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_worker_that_slept_past_its_lease_writes_nothing(
