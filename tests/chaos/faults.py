@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from servers import PostgresServer, RedisServer
 
 from tests.e2e.running import descendants_of
 
-FREEZE_SECONDS = (1.2, 1.8)
+FREEZE_SECONDS = (1.3, 2.2)
 """So many leases a frozen worker sleeps: it wakes when its job is somebody else's."""
 
 LOOK_SECONDS = 0.1
@@ -48,14 +48,14 @@ class Saboteur:
     """Makes things go wrong, one after the other.
 
     Args:
-        pid: Of the service's first process.
+        pids: Of the service's first process, per machine.
         rng: Draws what goes wrong.
         lease_seconds: Of the service.
         postgres: None in laptop mode.
         redis: As above.
     """
 
-    pid: int
+    pids: Collection[int]
     rng: random.Random
     lease_seconds: float
     postgres: PostgresServer | None = None
@@ -144,11 +144,11 @@ class Saboteur:
 
     def _is_complete(self, worker: Process) -> bool:
         """Whether this is no upper process of a Celery worker that has yet to start its lower one."""
-        return self.redis is None or worker.parent != self.pid
+        return self.redis is None or worker.parent not in self.pids
 
     def _upper_worker(self) -> Process | None:
         """Draw a process of Celery's that holds the connection to the broker."""
-        found = [one for one in self._processes() if "worker.main" in one.command and one.parent == self.pid]
+        found = [one for one in self._processes() if "worker.main" in one.command and one.parent in self.pids]
         return self._one_of(found)
 
     def _child(self) -> Process | None:
@@ -167,7 +167,8 @@ class Saboteur:
         return self.rng.choice(processes) if processes else None
 
     def _processes(self) -> Iterator[Process]:
-        for pid, command in descendants_of(self.pid).items():
+        found = {pid: command for first in self.pids for pid, command in descendants_of(first).items()}
+        for pid, command in found.items():
             with suppress(OSError):
                 stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 if stat[0] != "Z":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -22,7 +23,8 @@ RECIPES = (
 )
 """Of the datasets; each is sent several times, so that arrays are found that an earlier job made."""
 
-ITERATIONS = 2
+ITERATIONS = (2, 40, 150)
+"""Of an epoch, one of these: most trainings are tiny, some last long enough to be killed in the middle."""
 
 WEIGHTS: Mapping[str, int] = {
     "upload": 3,
@@ -192,7 +194,7 @@ class Desk:
             "dataset_id": dataset,
             "folds": folds,
             "epochs": client.rng.randint(3, 8),
-            "iterations_per_epoch": ITERATIONS,
+            "iterations_per_epoch": client.rng.choice(ITERATIONS),
             "seed": client.rng.randrange(1000),
         }
         return client.create("training", "/train", json=request), number
@@ -235,12 +237,19 @@ class Desk:
 
 
 @contextmanager
-def clients_at_work(address: str, ledger: Ledger, desk: Desk) -> Iterator[Sequence[Thread]]:
-    """Have clients do errands until there are none left; the block yields their threads."""
-    threads = [
-        Thread(target=_work, args=(Client(address, ledger, random.Random(desk.rng.random())), ledger, desk))  # noqa: S311
-        for _ in range(CLIENTS)
+def clients_at_work(addresses: Sequence[str], ledger: Ledger, desk: Desk) -> Iterator[Sequence[Thread]]:
+    """Have clients do errands until there are none left; the block yields their threads.
+
+    Args:
+        addresses: Of the service; it may have several.
+        ledger: Where they note what they are told.
+        desk: Where they get their errands.
+    """
+    clients = [
+        Client(address, ledger, random.Random(desk.rng.random()))  # noqa: S311 - no secrets
+        for address, _ in zip(cycle(addresses), range(CLIENTS), strict=False)
     ]
+    threads = [Thread(target=_work, args=(client, ledger, desk)) for client in clients]
     for thread in threads:
         thread.start()
     try:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -49,6 +49,9 @@ LAST_LINES = 40
 
 SHOWN = 20
 """Findings and orphans that are told in words."""
+
+GIVEN_BACK = ("running", "queued")
+"""The step of a job whose worker or child is gone."""
 
 ZERO_FIGURES = (
     "lost",
@@ -115,6 +118,8 @@ class Outcome:
             "orphan_objects": len(self.orphans),
             "unused_objects": len(self.unused),
             "attempts_total": sum(row["attempt"] for row in self.tables.jobs),
+            "given_back": sum((row["before"], row["after"]) == GIVEN_BACK for row in self.tables.events),
+            "steps_back": sum(row["kind"] == "resumed" for row in self.tables.events),
             "requests": self.ledger.requests,
             "requests_repeated": self.ledger.repeated,
             "tracebacks": sum(remains.tracebacks(self.log).values()),
@@ -138,20 +143,21 @@ def run(order: Order, folder: Path, say: Callable[[str], None]) -> Outcome:
     desk = Desk(make_material(folder), random.Random(rng.random()), order.jobs)  # noqa: S311 - as above
     mark = {"CHAOS_RUN": uuid4().hex}
     with _backends(order.mode, data) as (url, settings, postgres, redis):
-        with running(data, log, {**SETTINGS, **settings, **mark}) as service:
-            saboteur = Saboteur(service.process.pid, rng, LEASE_SECONDS, postgres, redis)
-            with clients_at_work(str(service.client.base_url), ledger, desk) as threads:
+        with _machines(order.mode, folder, {**SETTINGS, **settings, **mark}) as machines:
+            saboteur = Saboteur([one.process.pid for one in machines], rng, LEASE_SECONDS, postgres, redis)
+            addresses = [str(one.client.base_url) for one in machines]
+            with clients_at_work(addresses, ledger, desk) as threads:
                 watch = _Watch(order, desk, ledger, saboteur, say)
                 time.sleep(FIRST_CALM_SECONDS)
-                while len(saboteur.faults) < order.faults and _can_go_on(service, threads):
+                while len(saboteur.faults) < order.faults and _can_go_on(machines, threads):
                     watch.strike()
                     time.sleep(rng.uniform(*CALM_SECONDS))
                 desk.must_go_on = False
                 while any(thread.is_alive() for thread in threads):
                     watch.speak()
                     time.sleep(1)
-            if service.process.poll() is not None:
-                ledger.complaints.append(f"`up` ended by itself: {service.process.returncode}")
+            ended = [one.process.returncode for one in machines if one.process.poll() is not None]
+            ledger.complaints.extend(f"`up` ended by itself: {code}" for code in ended)
         tables = read_tables(url)
     store = data / "store"
     return Outcome(
@@ -195,8 +201,25 @@ class _Watch:
             )
 
 
-def _can_go_on(service: Service, threads: Sequence[Thread]) -> bool:
-    return service.process.poll() is None and any(thread.is_alive() for thread in threads)
+def _can_go_on(machines: Sequence[Service], threads: Sequence[Thread]) -> bool:
+    are_up = all(one.process.poll() is None for one in machines)
+    return are_up and any(thread.is_alive() for thread in threads)
+
+
+@contextmanager
+def _machines(mode: Mode, folder: Path, settings: Mapping[str, str]) -> Iterator[list[Service]]:
+    """Run the service; in scaled mode twice, as on two machines that share database, broker and store.
+
+    What a frozen worker was at, the other machine takes up, from the checkpoint in the store: they share no
+    workspace.
+    """
+    data, log = folder / "data", folder / "service.log"
+    with ExitStack() as stack:
+        machines = [stack.enter_context(running(data, log, settings))]
+        if mode == "scaled":
+            shared = {**settings, "SEG_STORE_DIR": str(data / "store")}
+            machines.append(stack.enter_context(running(folder / "second", log, shared)))
+        yield machines
 
 
 @contextmanager
@@ -217,7 +240,9 @@ def describe(outcome: Outcome) -> Iterator[str]:
     for seen, count in remains.tracebacks(outcome.log).most_common():
         yield f"traceback, {count} times: {seen}"
     for key in outcome.orphans[:SHOWN]:
-        yield f"orphan: {key}"
+        yield f"file without a row: {key}"
+    for key in outcome.unused[:SHOWN]:
+        yield f"row without a use: {key}"
     for title, lines in (
         ("wrong", [f"{one.figure}: {one.sentence}" for one in outcome.findings]),
         ("complaint", outcome.ledger.complaints),
