@@ -72,6 +72,7 @@ class CeleryQueue:
 
     def __init__(self, broker_url: str) -> None:
         self._celery = celery_application(broker_url)
+        self._celery.conf.broker_transport_options |= {"socket_timeout": PATIENCE_SECONDS}
         self._redis = Redis.from_url(
             broker_url, socket_connect_timeout=PATIENCE_SECONDS, socket_timeout=PATIENCE_SECONDS
         )
