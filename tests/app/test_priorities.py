@@ -6,13 +6,13 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.jobs import BATCH, INTERACTIVE, JobKind, Lane
+from app.jobs import BATCH, INTERACTIVE, JobKind, Lane, Urgency
 from app.services.resources import Resources
 from tests.app import playing
 
 RAW = {"Content-Type": "application/octet-stream"}
 
-BATCH_FIRST = ("batch", "interactive", "batch", "interactive")
+BATCH_FIRST: tuple[Urgency, ...] = ("batch", "interactive", "batch", "interactive")
 
 
 @pytest.fixture
