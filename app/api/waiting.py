@@ -23,7 +23,7 @@ SHORTEST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.1
 """Between two looks at the row while a client waits."""
 
-LATENESS = 0.1
+LATENESS = 0.05
 """By which part of its wait a client may hear of the end too late: a job of seconds is looked at more often."""
 
 RETRY_AFTER_SECONDS = 1
