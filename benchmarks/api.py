@@ -84,7 +84,7 @@ class Site:
 
 def main() -> None:
     """Measure both databases and print tables and one JSON line."""
-    arguments = _arguments()
+    arguments, described = _arguments(), machine()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(postgresql())
@@ -109,7 +109,7 @@ def main() -> None:
     print()
     print_table(processes)
     print(f"\nimporting app.main loads {imports['modules']} modules; torch among them: {imports['torch']}\n")
-    print(json.dumps({"loads": loads, "processes": processes, "imports": imports, "machine": machine()}))
+    print(json.dumps({"loads": loads, "processes": processes, "imports": imports, "machine": described}))
 
 
 def _site(database: str, folder: Path, database_url: str | None) -> Site:

@@ -32,7 +32,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def machine() -> dict[str, object]:
-    """Describe what the figures were measured on, and of which commit they are."""
+    """Describe what is measured and on what; asked before a measurement, the load is that of others."""
     return {
         "commit": _git("describe", "--always", "--dirty"),
         "cores": os.cpu_count(),

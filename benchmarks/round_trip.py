@@ -68,7 +68,7 @@ class Mode:
 
 def main() -> None:
     """Measure both modes in turn and print a table and one JSON line."""
-    arguments = _arguments()
+    arguments, described = _arguments(), machine()
     archive = _archive_without_dataset()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -91,7 +91,7 @@ def main() -> None:
     ]
     print_table(_lines(rows))
     print()
-    print(json.dumps({"round_trip": rows, "machine": machine()}))
+    print(json.dumps({"round_trip": rows, "machine": described}))
 
 
 def _mode(stack: ExitStack, name: str, folder: Path, environment: Mapping[str, str]) -> Mode:
