@@ -1,7 +1,7 @@
 """A job's files on their way to the object store: under keys that carry the fence, seen once a row names them."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYetError
 from pathlib import Path
@@ -96,22 +96,26 @@ def publish(worker: Worker, claim: Claim, ending: Message) -> None:
         LeaseLostError: The job is not ours any more; nothing of what was stored stays.
     """
     refs: dict[str, ObjectRef] = {}
+    stands = False
     try:
         for name, path in ending["files"].items():
             refs[name] = _stored(worker, claim, name, Path(path))
         result = _result(claim.kind, ending["result"], refs)
-        insist(worker, lambda session: jobs.succeed(session, claim, result))
+        stands = insist(worker, lambda session: jobs.succeed(session, claim, result))
     except LeaseLostError:
         # A commit that went unanswered may have been made.
-        if not insist(worker, lambda session: jobs.has_succeeded(session, claim)):
-            _discard(worker, [ref.key for ref in refs.values()])
+        stands = insist(worker, lambda session: jobs.has_succeeded(session, claim))
+        if not stands:
+            _discard(worker, refs)
             raise
     except Exception as error:
         if isinstance(error, DBAPIError) and is_outage(error):
             raise  # The work is not lost: the lease ends, and whoever is next goes on.
         _fail(worker, claim, error)
-        return
-    _tidy(worker, claim, {ref.key for ref in refs.values()})
+    if stands:
+        _tidy(worker, claim, refs)
+    else:  # It was canceled in the meantime, or has failed.
+        _discard(worker, refs)
 
 
 def _key(claim: Claim, name: str) -> str:
@@ -151,16 +155,19 @@ def _fail(worker: Worker, claim: Claim, error: Exception) -> None:
     insist(worker, lambda session: jobs.fail(session, claim, problem))
 
 
-def _tidy(worker: Worker, claim: Claim, kept: Collection[str]) -> None:
+def _tidy(worker: Worker, claim: Claim, refs: Mapping[str, ObjectRef]) -> None:
     """Delete what earlier claims of a finished job stored, and its checkpoints."""
-    stored = worker.workspace().store.keys(f"{claim.kind}/{claim.job_id}/")
-    _discard(worker, sorted(set(stored) - set(kept)))
+    store, kept = worker.workspace().store, {ref.key for ref in refs.values()}
+    for key in store.keys(f"{claim.kind}/{claim.job_id}/"):
+        if key not in kept:
+            store.delete(key)
 
 
-def _discard(worker: Worker, keys: Iterable[str]) -> None:
+def _discard(worker: Worker, refs: Mapping[str, ObjectRef]) -> None:
+    """Delete files that nothing points at."""
     store = worker.workspace().store
-    for key in keys:
-        store.delete(key)
+    for ref in refs.values():
+        store.delete(ref.key)
 
 
 def _result(kind: JobKind, values: Mapping[str, Any], refs: Mapping[str, ObjectRef]) -> Record:

@@ -184,23 +184,27 @@ def drop_checkpoint(session: Session, job: Job) -> str | None:
     return key
 
 
-def succeed(session: Session, claim: Claim, result: Record) -> None:
+def succeed(session: Session, claim: Claim, result: Record) -> bool:
     """End the job well: its result, what follows from it, and the jobs that waited for it.
 
     A job that was asked to end in the meantime ends canceled: who asked was told so.
+
+    Returns:
+        Whether the result stands; if not, nothing points at its files.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
     job = _hold(session, claim)
-    outcomes.register_objects(session, getattr(result, "files", {}).values())
     if job.state is JobState.CANCELING:
         outcomes.cancel(session, job)
-    else:
-        job.result = _plain(result)
-        drop_checkpoint(session, job)
-        outcomes.record_success(session, job, result)
-        outcomes.end(session, job, JobState.SUCCEEDED)
+        return False
+    outcomes.register_objects(session, getattr(result, "files", {}).values())
+    job.result = _plain(result)
+    drop_checkpoint(session, job)
+    outcomes.record_success(session, job, result)
+    outcomes.end(session, job, JobState.SUCCEEDED)
+    return True
 
 
 def fail(session: Session, claim: Claim, problem: Mapping[str, Any]) -> None:

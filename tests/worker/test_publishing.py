@@ -326,3 +326,16 @@ def test_a_result_that_is_done_again_by_another_claim_replaces_what_the_first_le
 
     assert left.key not in objects(settings)
     assert rows(resources) == objects(settings)
+
+
+def test_the_files_of_a_job_that_was_canceled_while_they_were_stored_do_not_stay(
+    worker: Worker, resources: Resources, plan_claim: Claim, tmp_path: Path, settings: Settings
+) -> None:
+    message = result_of(plan_claim, tmp_path / "outbox")
+    before = objects(settings)
+    playing.steer(resources.sessions, steering.cancel, plan_claim.job_id)
+
+    publishing.publish(worker, plan_claim, message)
+
+    assert job(resources, plan_claim.job_id).state is JobState.CANCELED
+    assert objects(settings) == rows(resources) == before
