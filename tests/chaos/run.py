@@ -35,8 +35,8 @@ SETTINGS: Mapping[str, str] = {
     "SEG_MAX_CRASHES": "20",
 }
 
-CALM_SECONDS = (2.0, 5.0)
-"""Between two faults: the service is just about at work again."""
+CALM_SECONDS = (0.0, 6.0)
+"""Between two faults: the service is at work again, or has not yet got over the last one."""
 
 FIRST_CALM_SECONDS = 4.0
 """Before the first fault, so that there is work to disturb."""
