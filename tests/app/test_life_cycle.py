@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +15,12 @@ from app.db.base import open_engine, open_readers, open_sessions, transaction
 from app.db.migrate import upgrade
 from app.db.models import Dataset, Epoch, Job, JobEvent, TrainedModel
 from app.errors import ConflictError, LeaseLostError
-from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, JobKind, JobState
+from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, EventKind, JobKind, JobState
 from app.queue import PolledQueue
-from app.services import jobs, steering
+from app.services import graph, jobs, steering
 from app.services.jobs import Claim
 from app.services.resources import Resources
+from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 from app.storage import LocalStore
 from tests.app import playing
 
@@ -44,12 +46,22 @@ class Lives(RuleBasedStateMachine):
         self.sessions = self.resources.sessions
         self.dataset_id = playing.ready_dataset(self.resources)
         self.claims: list[Claim] = []
-        self.ended: dict[object, JobState] = {}
+        self.ended: dict[UUID, JobState] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
+            self._let_everything_end()
             self.engine.dispose()
             shutil.rmtree(self.folder)
+
+    def _let_everything_end(self) -> None:
+        """Whatever happened: once workers live and nothing is paused, every job comes to an end."""
+        self.let_every_worker_die()
+        for job_id in self._job_ids():  # A training was created before its jobs.
+            if playing.job_row(self.sessions, job_id).state is JobState.PAUSED:
+                playing.steer(self.sessions, steering.resume, job_id)
+        playing.play_all(self.sessions)
+        assert {playing.job_row(self.sessions, job_id).state for job_id in self._job_ids()} <= FINAL_STATES
 
     @rule(folds=st.sampled_from([(0,), (0, 1), ("all",)]), count=st.sampled_from([1, 2]))
     def ask_for_a_training(self, folds: tuple[int | str, ...], count: int) -> None:
@@ -105,14 +117,54 @@ class Lives(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def ask_to_cancel(self, data: st.DataObject) -> None:
-        with transaction(self.sessions) as session:
-            ids = session.scalars(select(Job.id).order_by(Job.created_at, Job.id)).all()
-        chosen = data.draw(st.sampled_from(ids))
+        chosen = data.draw(st.sampled_from(self._job_ids()))
         try:
-            with transaction(self.sessions) as session:
-                steering.cancel(session, chosen)
+            playing.steer(self.sessions, steering.cancel, chosen)
         except ConflictError:
             assert playing.job_row(self.sessions, chosen).state in (JobState.SUCCEEDED, JobState.FAILED)
+
+    @rule(data=st.data())
+    def ask_to_pause(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self._job_ids()))
+        try:
+            state = playing.steer(self.sessions, steering.pause, chosen)
+        except ConflictError:
+            row = playing.job_row(self.sessions, chosen)
+            assert row.state in FINAL_STATES | {JobState.CANCELING, JobState.WAITING}
+        else:
+            assert state in ASKED_TO_PAUSE
+
+    @rule(data=st.data())
+    def ask_to_resume(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self._job_ids()))
+        before = playing.job_row(self.sessions, chosen)
+        is_held = (
+            before.parent_id is not None
+            and playing.job_row(self.sessions, before.parent_id).state in ASKED_TO_PAUSE
+        )
+        try:
+            state = playing.steer(self.sessions, steering.resume, chosen)
+        except ConflictError:
+            assert before.state not in ASKED_TO_PAUSE or is_held
+        else:
+            assert state in (JobState.QUEUED, JobState.RUNNING)
+
+    @rule(data=st.data())
+    def ask_to_retry(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self._job_ids()))
+        try:
+            state = playing.steer(self.sessions, steering.retry, chosen)
+        except ConflictError:
+            return
+        assert self.ended[chosen] in RETRIED_STATES
+        assert state in (JobState.QUEUED, JobState.WAITING, JobState.PAUSED)
+        for job_id, ended in list(self.ended.items()):
+            if ended in RETRIED_STATES and playing.job_row(self.sessions, job_id).state is not ended:
+                del self.ended[job_id]
+
+    def _job_ids(self) -> list[UUID]:
+        with transaction(self.resources.readers) as session:
+            return list(session.scalars(select(Job.id).order_by(Job.created_at, Job.id)))
 
     @rule()
     def let_every_worker_die(self) -> None:
@@ -121,7 +173,7 @@ class Lives(RuleBasedStateMachine):
             jobs.sweep(session, playing.MAX_CRASHES)
 
     @invariant()
-    def no_way_leads_out_of_a_final_state(self) -> None:
+    def only_a_retry_leads_out_of_a_final_state(self) -> None:
         if not hasattr(self, "sessions"):
             return
         with transaction(self.resources.readers) as session:
@@ -138,11 +190,17 @@ class Lives(RuleBasedStateMachine):
         with transaction(self.resources.readers) as session:
             states = {job.id: job.state for job in session.scalars(select(Job))}
             last: dict[object, JobState] = {}
+            succeeded: list[object] = []
             for event in session.scalars(select(JobEvent).order_by(JobEvent.id)):
                 assert event.before is last.get(event.job_id)
+                if event.kind is not EventKind.STATE:
+                    assert event.before is event.after
+                    continue
                 assert event.before is None or event.after in TRANSITIONS[event.before]
                 last[event.job_id] = event.after
+                succeeded += [event.job_id] * (event.after is JobState.SUCCEEDED)
         assert last == states
+        assert len(succeeded) == len(set(succeeded))
 
     @invariant()
     def parents_follow_from_their_children(self) -> None:
@@ -161,6 +219,26 @@ class Lives(RuleBasedStateMachine):
                 assert len(models) == (parent.state is JobState.SUCCEEDED)
 
     @invariant()
+    def a_lease_means_that_a_worker_has_the_job(self) -> None:
+        if not hasattr(self, "sessions"):
+            return
+        with transaction(self.resources.readers) as session:
+            for job in session.scalars(select(Job)):
+                has_worker = job.kind is not JobKind.TRAINING and job.state in LEASED_STATES
+                assert (job.lease_expires_at is not None) == has_worker
+
+    @invariant()
+    def a_paused_training_holds_its_jobs_back(self) -> None:
+        if not hasattr(self, "sessions"):
+            return
+        with transaction(self.resources.readers) as session:
+            for parent in session.scalars(select(Job).where(Job.state.in_(ASKED_TO_PAUSE))).all():
+                states = set(session.scalars(select(Job.state).where(Job.parent_id == parent.id)))
+                assert not states & {JobState.QUEUED, JobState.RUNNING}
+                if parent.state is JobState.PAUSED:
+                    assert not states & LEASED_STATES
+
+    @invariant()
     def nothing_waits_for_a_job_that_has_ended(self) -> None:
         if not hasattr(self, "sessions"):
             return
@@ -170,6 +248,7 @@ class Lives(RuleBasedStateMachine):
                 assert (dataset.state == "ingesting") == (job.state not in FINAL_STATES)
             for job in session.scalars(select(Job).where(Job.state == JobState.WAITING)).all():
                 assert job.error is None
+                assert not {need.state for need in graph.needed_by(session, job.id)} & RETRIED_STATES
             rows = session.execute(select(Epoch.job_id, Epoch.epoch)).all()
             assert len(rows) == len(set(rows))
 
