@@ -309,7 +309,7 @@ def announce_again(session: Session, lanes: Collection[Lane], older_than_seconds
             Job.kind != JobKind.TRAINING,
             Job.announced_at <= clock(-older_than_seconds),
         )
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     marked = update(Job).where(Job.id.in_(forgotten)).values(announced_at=clock()).returning(Job)
     found = session.scalars(marked, execution_options={"synchronize_session": False}).all()

@@ -133,7 +133,7 @@ def _hold(session: Session, job_id: UUID) -> Job:
         NotFoundError: There is no such job.
     """
     lock_family(session, job_id)
-    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    job = session.get(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     if job is None:
         raise NotFoundError(f"there is no job {job_id}", job_id=str(job_id))
     return job
@@ -142,7 +142,8 @@ def _hold(session: Session, job_id: UUID) -> Job:
 def _children(session: Session, job: Job) -> list[Job]:
     """Lock and return the jobs of a training, oldest first; any other job has none."""
     rows = select(Job).where(Job.parent_id == job.id).order_by(Job.created_at, Job.id)
-    return list(session.scalars(rows.with_for_update(), execution_options={"populate_existing": True}))
+    locked = rows.with_for_update(key_share=True)
+    return list(session.scalars(locked, execution_options={"populate_existing": True}))
 
 
 def _require_unfinished(job: Job, verb: str) -> None:

@@ -94,7 +94,10 @@ def lock_family(session: Session, job_id: UUID) -> None:
     Everybody takes these locks in the same order, parent first, so two workers that finish children of
     one training see each other's results and never wait in a circle. Whoever writes the history of a job
     holds them, so that its entries become visible in the order of their ids. SQLite has one writer anyway.
+
+    Locks of jobs leave the key to others (FOR NO KEY UPDATE): PostgreSQL locks the key of a parent whenever
+    a transaction writes to a child for the second time, in the wrong order where nobody took the lock before.
     """
     parent_id = session.scalar(select(Job.parent_id).where(Job.id == job_id))
     if parent_id is not None:
-        session.execute(select(Job.id).where(Job.id == parent_id).with_for_update())
+        session.execute(select(Job.id).where(Job.id == parent_id).with_for_update(key_share=True))
