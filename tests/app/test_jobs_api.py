@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.services import steering
 from app.services.resources import Resources
 from tests.app import playing
 
@@ -144,3 +145,75 @@ def test_links_stay_within_the_version_that_was_asked(client: httpx.Client, reso
     assert response.headers["location"].startswith("/v1/jobs/")
     assert all(link.startswith("/v1/") for link in job["links"].values())
     assert resources.queue is not None
+
+
+def test_a_queued_job_is_paused_and_resumed(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    paused = client.post(f"/jobs/{submission.job_id}/pause")
+    resumed = client.post(f"/jobs/{submission.job_id}/resume")
+
+    assert (paused.status_code, paused.json()["state"]) == (200, "paused")
+    assert (resumed.status_code, resumed.json()["state"]) == (202, "queued")
+    assert resumed.headers["location"] == f"/jobs/{submission.job_id}"
+
+
+def test_a_running_job_is_asked_to_pause_and_polled(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+    playing.claim(resources.sessions)
+
+    response = client.post(f"/jobs/{submission.job_id}/pause")
+
+    assert (response.status_code, response.json()["state"]) == (202, "pausing")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_a_failed_job_is_tried_again(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+    playing.fail(resources.sessions, playing.claim(resources.sessions))
+
+    response = client.post(f"/jobs/{submission.job_id}/retry")
+
+    body = response.json()
+    assert (response.status_code, body["state"]) == (202, "queued")
+    assert (body["error"], body["started_at"], body["finished_at"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("verb", "words"), [("resume", "not paused"), ("retry", "failed or was canceled")])
+def test_what_a_job_does_not_allow_gets_its_sentence(
+    client: httpx.Client, resources: Resources, verb: str, words: str
+) -> None:
+    submission = playing.upload(resources)
+
+    response = client.post(f"/jobs/{submission.job_id}/{verb}")
+
+    assert (response.status_code, response.json()["code"]) == (409, "conflict")
+    assert words in response.json()["detail"]
+    assert response.json()["state"] == "queued"
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "retry"])
+def test_steering_an_unknown_job(client: httpx.Client, verb: str) -> None:
+    assert client.post(f"/jobs/{uuid4()}/{verb}").status_code == 404
+
+
+def test_links_say_what_may_be_asked_of_a_job(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+
+    def verbs() -> set[str]:
+        links = client.get(f"/jobs/{submission.job_id}").json()["links"]
+        return set(links) & {"cancel", "pause", "resume", "retry"}
+
+    queued = verbs()
+    playing.steer(resources.sessions, steering.pause, submission.job_id)
+    paused = verbs()
+    playing.steer(resources.sessions, steering.cancel, submission.job_id)
+    canceled = verbs()
+    playing.steer(resources.sessions, steering.retry, submission.job_id)
+    playing.play_all(resources.sessions)
+    succeeded = verbs()
+
+    assert queued == {"cancel", "pause"}
+    assert paused == {"cancel", "resume"}
+    assert canceled == {"retry"}
+    assert succeeded == set()
