@@ -30,8 +30,8 @@ TEMPLATE = Path(tempfile.mkdtemp()) / "service.db"
 class Lives(RuleBasedStateMachine):
     """One service, one dataset, and anything that may happen to jobs."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(played=st.integers(0, 3))
+    def begin(self, played: int) -> None:
         if not TEMPLATE.exists():
             upgrade(f"sqlite:///{TEMPLATE}")
         self.folder = Path(tempfile.mkdtemp())
@@ -47,6 +47,9 @@ class Lives(RuleBasedStateMachine):
         self.dataset_id = playing.ready_dataset(self.resources)
         self.claims: list[Claim] = []
         self.ended: dict[UUID, JobState] = {}
+        self.ask_for_a_training((0, 1), 1)
+        for _ in range(played):
+            playing.finish(self.sessions, playing.claim(self.sessions))
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
@@ -151,7 +154,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def ask_to_retry(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from(self._job_ids()))
+        bad_ends = [job_id for job_id, state in self.ended.items() if state in RETRIED_STATES]
+        chosen = data.draw(st.sampled_from(bad_ends or self._job_ids()))
         try:
             state = playing.steer(self.sessions, steering.retry, chosen)
         except ConflictError:
@@ -255,7 +259,7 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(
-    max_examples=15,
+    max_examples=25,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
