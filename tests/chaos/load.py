@@ -14,7 +14,7 @@ from tests.chaos.clients import FINAL, HELD, POLL_SECONDS, Client, Ledger, Told
 from tests.factories import Recipe, make_dataset, make_phantom, write_case, zip_folder
 
 CLIENTS = 5
-"""So many errands are under way at a time: enough that every lane has work, and something waits."""
+"""So many errands are under way at a time, unless told otherwise: every lane has work, and something waits."""
 
 RECIPES = (
     Recipe(cases=5, shape=(16, 16, 14), seed=1),
@@ -237,17 +237,20 @@ class Desk:
 
 
 @contextmanager
-def clients_at_work(addresses: Sequence[str], ledger: Ledger, desk: Desk) -> Iterator[Sequence[Thread]]:
+def clients_at_work(
+    addresses: Sequence[str], count: int, ledger: Ledger, desk: Desk
+) -> Iterator[Sequence[Thread]]:
     """Have clients do errands until there are none left; the block yields their threads.
 
     Args:
         addresses: Of the service; it may have several.
+        count: Of the clients.
         ledger: Where they note what they are told.
         desk: Where they get their errands.
     """
     clients = [
         Client(address, ledger, random.Random(desk.rng.random()))  # noqa: S311 - no secrets
-        for address, _ in zip(cycle(addresses), range(CLIENTS), strict=False)
+        for address, _ in zip(cycle(addresses), range(count), strict=False)
     ]
     threads = [Thread(target=_work, args=(client, ledger, desk)) for client in clients]
     for thread in threads:

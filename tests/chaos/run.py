@@ -18,7 +18,7 @@ from tests.chaos import remains
 from tests.chaos.audit import Finding, Tables, audit, orphans, read_tables, story_of, unused
 from tests.chaos.clients import FINAL, Ledger
 from tests.chaos.faults import Fault, Saboteur
-from tests.chaos.load import Desk, clients_at_work, make_material
+from tests.chaos.load import CLIENTS, Desk, clients_at_work, make_material
 from tests.e2e.running import Service, running
 
 Mode = Literal["scaled", "laptop"]
@@ -75,6 +75,7 @@ class Order:
     faults: int
     jobs: int
     seed: int
+    clients: int = CLIENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def run(order: Order, folder: Path, say: Callable[[str], None]) -> Outcome:
         with _machines(order.mode, folder, {**SETTINGS, **settings, **mark}) as machines:
             saboteur = Saboteur([one.process.pid for one in machines], rng, LEASE_SECONDS, postgres, redis)
             addresses = [str(one.client.base_url) for one in machines]
-            with clients_at_work(addresses, ledger, desk) as threads:
+            with clients_at_work(addresses, order.clients, ledger, desk) as threads:
                 watch = _Watch(order, desk, ledger, saboteur, say)
                 time.sleep(FIRST_CALM_SECONDS)
                 while len(saboteur.faults) < order.faults and _can_go_on(machines, threads):
