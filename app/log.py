@@ -20,7 +20,7 @@ STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 """What every log record has; anything else came from `extra`."""
 
-QUIET = ("httpx", "multipart", "python_multipart", "uvicorn", "alembic.runtime")
+QUIET = ("httpx", "multipart", "python_multipart", "uvicorn", "alembic.runtime", "celery")
 """Libraries whose INFO tells nothing of a job."""
 
 

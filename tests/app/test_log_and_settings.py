@@ -53,6 +53,18 @@ def test_a_traceback_is_kept(capsys: pytest.CaptureFixture[str], style: log.LogF
     assert "ValueError: invalid literal" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("library", ["uvicorn", "celery"])
+def test_of_libraries_only_warnings_are_told(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("plain")
+
+    logging.getLogger(f"{library}.inner").info("a message came")
+    logging.getLogger(f"{library}.inner").warning("the connection is lost")
+
+    told = capsys.readouterr().err
+    assert "a message came" not in told
+    assert "the connection is lost" in told
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEG_PORT", "1234")
     monkeypatch.setenv("SEG_API_KEY", "a-long-secret")
