@@ -40,11 +40,12 @@ def _run(mode: Mode, given: argparse.Namespace) -> bool:
     outcome = run(order, folder, say)
     for line in describe(outcome):
         say(line)
+    figures = json.dumps(outcome.figures())
     if given.keep or not outcome.is_good:
         say(f"data and log of the service are in {folder}")
     else:
         shutil.rmtree(folder)
-    say(json.dumps(outcome.figures()))
+    say(figures)
     return outcome.is_good
 
 

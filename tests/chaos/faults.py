@@ -13,8 +13,11 @@ from servers import PostgresServer, RedisServer
 
 from tests.e2e.running import descendants_of
 
-FREEZE_SECONDS = (1.3, 2.2)
-"""So many leases a frozen worker sleeps: it wakes when its job is somebody else's."""
+FREEZE_SECONDS = (1.5, 3.5)
+"""So many leases a frozen worker sleeps: it wakes when its job is somebody else's, who is at work on it."""
+
+FREEZING = "worker_frozen"
+"""Twice as often as the others: it takes one that is busy, and another with nothing to do, to put fences to the test."""
 
 LOOK_SECONDS = 0.1
 
@@ -63,13 +66,13 @@ class Saboteur:
     faults: list[Fault] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _kinds: list[str] = field(default_factory=list)
-    """Those that are next: a deck, shuffled anew when it is empty, so that each comes equally often."""
+    """Those that are next: a deck, shuffled anew when it is empty, so that each comes often enough."""
 
     def strike(self) -> Fault:
         """Let something go wrong, and write down what."""
         while True:
             if not self._kinds:
-                self._kinds = list(self._ways())
+                self._kinds = [*self._ways(), FREEZING]
                 self.rng.shuffle(self._kinds)
             kind = self._kinds.pop()
             victim = self._ways()[kind]()
@@ -84,7 +87,7 @@ class Saboteur:
             "api_killed": lambda: self._kill(self._api()),
             "worker_killed": lambda: self._kill(self._worker()),
             "child_killed": lambda: self._kill(self._child()),
-            "worker_frozen": self._freeze,
+            FREEZING: self._freeze,
         }
         if self.postgres is not None:
             ways["postgres_restarted"] = self._restart_postgres
