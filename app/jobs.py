@@ -253,8 +253,9 @@ class PreprocessPayload(Record):
     archive: ObjectRef
     plans: ObjectRef
     configuration: ConfigurationName
-    digest: str
-    """Of all that shapes the arrays: two jobs with the same one have the same result."""
+    digest: str | None = None
+    """Of all that shapes the arrays: two jobs with the same one have the same result. None: computed where it
+    is needed, as for a plan that the release before made."""
 
 
 class TrainPayload(Record):
@@ -327,7 +328,7 @@ class PlanResult(Record):
     files: dict[str, ObjectRef]
     configurations: tuple[ConfigurationName, ...]
     """Those to be trained."""
-    digests: dict[ConfigurationName, str]
+    digests: dict[ConfigurationName, str] = Field(default_factory=dict)
     """Per configuration, see `PreprocessPayload.digest`."""
 
 
@@ -336,6 +337,8 @@ class PreprocessResult(Record):
 
     files: dict[str, ObjectRef]
     cases: tuple[CaseId, ...]
+    digest: str
+    """Of all that shaped them."""
 
 
 class ValidationScore(Record):
@@ -407,6 +410,7 @@ class WorkOrder(Record):
     trained: tuple[TrainResult, ...] = ()
     """For `select`: the results of the trainings that it depends on."""
     preprocessed: PreprocessResult | None = None
-    """For `train`: the arrays to learn from. For `preprocess`: what an earlier job made of the same input."""
+    """For `train`: the arrays to learn from; None makes them anew. For `preprocess`: what an earlier job made
+    of the same input."""
     checkpoint: Checkpoint | None = None
     """For `train`: where an earlier attempt stood when it last told."""

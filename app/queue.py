@@ -1,7 +1,7 @@
 """Queue: how a worker hears that a job was queued; the only module of app that knows Celery."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -42,8 +42,8 @@ class Queue(Protocol):
     def announce(self, announcements: Iterable[Announcement]) -> None:
         """Tell the workers; a broker that is away is logged, and the sweep announces again."""
 
-    def silent_lanes(self) -> Collection[Lane]:
-        """Return the lanes that have no message: a row that is queued there may have lost its own."""
+    def messages(self) -> Mapping[Lane, int]:
+        """Return how many messages each lane has: with fewer than queued rows, some were lost."""
 
     def require_reachable(self) -> None:
         """Raise an error if messages cannot be sent."""
@@ -55,9 +55,9 @@ class PolledQueue:
     def announce(self, announcements: Iterable[Announcement]) -> None:
         """Do nothing."""
 
-    def silent_lanes(self) -> Collection[Lane]:
-        """Return none: nobody waits for a message."""
-        return ()
+    def messages(self) -> Mapping[Lane, int]:
+        """Return nothing: nobody waits for a message."""
+        return {}
 
     def require_reachable(self) -> None:
         """Do nothing."""
@@ -95,16 +95,19 @@ class CeleryQueue:
                 )
                 return
 
-    def silent_lanes(self) -> Collection[Lane]:
-        """Return the lanes that have no message; none while the broker is away."""
+    def messages(self) -> Mapping[Lane, int]:
+        """Return how many messages each lane has; nothing while the broker is away."""
         try:
-            return [lane for lane in Lane if not self._redis.exists(*_lists_of(lane))]
+            return {lane: sum(map(self._length, _lists_of(lane))) for lane in Lane}
         except (RedisError, OSError):
-            return ()
+            return {}
 
     def require_reachable(self) -> None:
         """Raise RedisError or OSError if the broker does not answer."""
         self._redis.ping()
+
+    def _length(self, name: str) -> int:
+        return int(self._redis.llen(name))
 
 
 def open_queue(broker_url: str | None) -> Queue:
@@ -134,6 +137,4 @@ def celery_application(broker_url: str) -> Celery:
 
 def _lists_of(lane: Lane) -> list[str]:
     """Return the names of the lists that hold a lane's messages."""
-    first, *others = PRIORITY_STEPS
-    del first
-    return [lane.value, *(f"{lane.value}{STEP_SEPARATOR}{step}" for step in others)]
+    return [lane.value, *(f"{lane.value}{STEP_SEPARATOR}{step}" for step in PRIORITY_STEPS[1:])]

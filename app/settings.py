@@ -1,17 +1,24 @@
 """Settings of the service; the only module that reads the environment."""
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
 
 PREFIX = "SEG_"
 """Of the environment variables."""
+
+
+BROKER_URL = re.compile(r"rediss?://[^/?#\s]+(/\d+)?(\?ssl_\w+=[^&\s]+(&ssl_\w+=[^&\s]+)*)?")
+"""What Celery and the Redis client both understand in the same way."""
+
+BROKER_EXAMPLE = "redis://:password@host:6379/0"
 
 
 class Settings(BaseSettings):
@@ -57,6 +64,14 @@ class Settings(BaseSettings):
     """Memory for models that the predict lane keeps warm."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of a job's arithmetic; None: one per core."""
+
+    @field_validator("broker_url")
+    @classmethod
+    def _name_a_redis(cls, url: str | None) -> str | None:
+        """Refuse what would fail only when the first job is announced."""
+        if url is not None and not BROKER_URL.fullmatch(url):
+            raise ValueError(f"must be like {BROKER_EXAMPLE}, where the last number is Redis's database")
+        return url
 
     @model_validator(mode="after")
     def _need_key_beyond_loopback(self) -> Self:

@@ -106,8 +106,8 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if it is not there."""
 
-    def keys(self, prefix: str) -> list[str]:
-        """Return the keys of all objects below a prefix that ends with a slash, sorted."""
+    def keys(self, prefix: str, older_than_seconds: float = 0.0) -> list[str]:
+        """Return the keys of all objects below a prefix that ends with a slash, or all, sorted."""
 
     def require_writable(self) -> None:
         """Raise StorageFullError or OSError if nothing can be written."""
@@ -158,10 +158,21 @@ class LocalStore:
         """Remove an object; nothing happens if it is not there."""
         self._file(key).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Return the keys of all objects below a prefix that ends with a slash, sorted."""
-        files = (file for file in self._file(prefix).rglob("*") if file.is_file())
-        return sorted(file.relative_to(self._folder).as_posix() for file in files)
+    def keys(self, prefix: str, older_than_seconds: float = 0.0) -> list[str]:
+        """Return the keys of all objects below a prefix that ends with a slash, or all, sorted.
+
+        Args:
+            prefix: Empty for the whole store.
+            older_than_seconds: Younger objects are left out.
+        """
+        start = self._file(prefix) if prefix else self._folder
+        latest = time.time() - older_than_seconds
+        found = []
+        for folder, folders, files in os.walk(start):
+            if Path(folder) == self._folder and self._incoming.name in folders:
+                folders.remove(self._incoming.name)
+            found += [path for path in (Path(folder, name) for name in files) if _changed_at(path) <= latest]
+        return sorted(path.relative_to(self._folder).as_posix() for path in found)
 
     def require_writable(self) -> None:
         """Raise StorageFullError or OSError if nothing can be written."""
@@ -192,6 +203,7 @@ class LocalStore:
             target.parent.mkdir(parents=True, exist_ok=True)
         size = source.stat().st_size
         source.replace(target)
+        flush_folder(target.parent)
         return ObjectRef(key=key, sha256=sha256, size_bytes=size)
 
     def _file(self, key: str) -> Path:
@@ -200,6 +212,15 @@ class LocalStore:
         if not file.is_relative_to(self._folder) or file == self._folder:
             raise StoreError(f"{key!r} is no key of this store")
         return file
+
+
+def flush_folder(folder: Path) -> None:
+    """Make sure that the entries of a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -218,6 +239,14 @@ def room_on_disk(*, silently: bool = False) -> Iterator[None]:
             raise StorageFullError(
                 "the disk of the service is full; free some space and try again"
             ) from error
+
+
+def _changed_at(path: Path) -> float:
+    """Return when a file came here, or never for one that is gone: linking keeps the time of its content."""
+    try:
+        return path.stat().st_ctime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _link(source: Path, target: Path) -> str | None:

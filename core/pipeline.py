@@ -219,16 +219,15 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
     return validate(order, split.val, store, observer)
 
 
-def finished_epochs(folder: Path) -> int:
-    """Return how many epochs the newest whole checkpoint in a fold's folder holds; 0 where there is none.
+def find_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """Return the newest whole checkpoint in a fold's folder and how many epochs it holds; None without one.
 
     Raises:
         TrainingError: Every checkpoint is damaged, or was written by a newer version.
     """
     from core.training import checkpoint
 
-    found = checkpoint.read(folder)
-    return 0 if found is None else len(found[0].epochs)
+    return checkpoint.find(folder)
 
 
 def validate(

@@ -19,6 +19,7 @@ def migrate(connection: Connection) -> None:
     """Bring the schema where it is asked to be."""
     is_sqlite = connection.dialect.name == "sqlite"
     if not is_sqlite:
+        connection.execute(text("SET LOCAL lock_timeout = 0"))  # A migration may wait for another one.
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
     context.configure(
         connection=connection,

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from types import FrameType
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.db.base import is_outage, transaction
 from app.jobs import Lane
@@ -14,7 +15,7 @@ from app.services import jobs
 from app.settings import Settings
 from worker import upkeep
 from worker.lifecycle import run_job
-from worker.machine import Worker, open_worker
+from worker.machine import Worker, open_worker, report_outage
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ def work(worker: Worker, lanes: Collection[Lane]) -> None:
         try:
             with transaction(worker.readers) as session:
                 job_id = jobs.next_queued(session, lanes)
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeoutError) as error:
             if not is_outage(error):
                 raise
-            log.warning("the database does not answer", extra={"error": repr(error.orig)})
+            report_outage(error)
             job_id = None
         if job_id is None or not run_job(worker, job_id):
             time.sleep(worker.settings.poll_seconds)

@@ -2,16 +2,19 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from app import log as logs
 from app.db.base import is_outage
 from app.errors import LeaseLostError
-from app.jobs import FINAL_STATES, Checkpoint, JobKind, JobState
+from app.jobs import FINAL_STATES, JobKind, JobState
 from app.services import jobs
 from app.services.jobs import Claim
 from app.services.transitions import announced
@@ -19,12 +22,14 @@ from app.settings import GIB
 from core.domain.progress import Progress
 from core.domain.training import EpochRecord
 from worker.child import Assignment
-from worker.machine import Worker, insist
+from worker.machine import Worker, insist, report_outage
 from worker.observer import Message
 from worker.process import Child
-from worker.publishing import CheckpointUpload, publish
+from worker.publishing import CheckpointUpload, Lease, publish, tidy
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WATCH_SECONDS = 0.1
 """How long the parent listens to its child before it looks at the clock."""
@@ -38,8 +43,8 @@ PASSING = frozenset({"progress", "epoch", "resumed", "checkpoint"})
 def run_job(worker: Worker, job_id: UUID) -> bool:
     """Claim a job, let a child do its work, and record how it ended.
 
-    Celery's task and the local dispatcher both call only this. A database that stays away is no error of
-    theirs: the job is left to its lease, or stays queued, and a sweep brings it back.
+    Celery's task and the local dispatcher both call only this. A database that is away when the worker is
+    asked to end is no error of theirs: the job is left to its lease, or stays queued, and a sweep sees to it.
 
     Args:
         worker: This worker.
@@ -50,20 +55,21 @@ def run_job(worker: Worker, job_id: UUID) -> bool:
     """
     logs.job_id.set(str(job_id))
     try:
-        with announced(worker.sessions, worker.queue) as session:
-            claim = jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
+        claim = insist(worker, lambda session: _claim(worker, session, job_id))
         if claim is not None:
             _run_claimed(worker, claim)
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeoutError) as error:
         if not is_outage(error):
             raise
-        log.warning(
-            "the database does not answer; a sweep will see to the job", extra={"error": repr(error.orig)}
-        )
+        report_outage(error)
         return False
     finally:
         logs.job_id.set(None)
     return claim is not None
+
+
+def _claim(worker: Worker, session: Session, job_id: UUID) -> Claim | None:
+    return jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
 
 
 def _run_claimed(worker: Worker, claim: Claim) -> None:
@@ -77,6 +83,8 @@ def _run_claimed(worker: Worker, claim: Claim) -> None:
         is_settled = True
         has_ended = insist(worker, lambda session: jobs.state_of(session, claim.job_id)) in FINAL_STATES
         worker.workspace().clear_training(claim.order, keep_last=not has_ended)
+        if has_ended:
+            tidy(worker, claim)
     except LeaseLostError:
         log.warning("lease lost; somebody else has the job")
     finally:
@@ -117,15 +125,31 @@ def _watch(worker: Worker, claim: Claim, child: Child) -> Message:
     """
     child.send(_assignment(worker, claim))
     watch = _Watch(worker, claim, child)
+    try:
+        ending = _hear(child, watch)
+        watch.finish()
+    except LeaseLostError:
+        watch.abandon()
+        raise
+    return ending
+
+
+def _hear(child: Child, watch: "_Watch") -> Message:
+    """Take in messages until the last one; return that.
+
+    Raises:
+        LeaseLostError: The job is not ours any more.
+    """
     while True:
         message = child.next(WATCH_SECONDS)
-        if message is None and not child.is_alive:
-            watch.finish()
-            return {"event": "died", "cause": child.cause_of_death(), "on_request": watch.has_asked}
-        if message is not None and message["event"] not in PASSING:
-            watch.finish()
+        while message is not None and message["event"] in PASSING:  # Many at once are one write.
+            watch.take(message)
+            message = child.next(0)
+        if message is not None:
             return message
-        watch.note(message)
+        if not child.is_alive:
+            return {"event": "died", "cause": child.cause_of_death(), "on_request": watch.has_asked}
+        watch.look_at_the_clock()
 
 
 class _Watch:
@@ -136,25 +160,36 @@ class _Watch:
         self._checkpoints = CheckpointUpload(worker, claim)
         self._progress: Progress | None = None
         self._history: list[Message] = []
-        self._named: Checkpoint | None = None
-        self._replaced: str | None = None
         self._stage_began: dict[str, tuple[float, int]] = {}
         self._beat_at = time.monotonic()
         self._asked_at: float | None = None
+        self._is_database_away = False
 
     @property
     def has_asked(self) -> bool:
         """Whether the child was asked to stop."""
         return self._asked_at is not None
 
-    def note(self, message: Message | None) -> None:
-        """Take in a message, or the passing of time.
+    def take(self, message: Message) -> None:
+        """Keep a message until it is written."""
+        match message["event"]:
+            case "progress":
+                self._progress = Progress.model_validate(_values(message))
+                began = (time.monotonic(), self._progress.done)
+                self._stage_began.setdefault(self._progress.stage, began)
+            case "checkpoint":
+                self._checkpoints.take(message)
+            case _:
+                self._history.append(message)
+
+    def look_at_the_clock(self) -> None:
+        """Beat if it is time to, or if there is news that should not wait.
 
         Raises:
             LeaseLostError: The job is not ours any more.
         """
-        is_news = message is not None and self._take(message)
         settings, now = self._worker.settings, time.monotonic()
+        is_news = bool(self._history) and not self._is_database_away
         if is_news or now - self._beat_at >= settings.heartbeat_seconds:
             self._beat_at = now
             self._beat()
@@ -167,72 +202,68 @@ class _Watch:
         Raises:
             LeaseLostError: The job is not ours any more.
         """
+        lease = Lease(self._worker, self._claim)
         while True:
-            self._checkpoints.wait()
+            self._checkpoints.wait(lease)
+            lease.keep()
             insist(self._worker, self._write)
-            self._is_written()
+            self._forget()
             if not self._checkpoints.is_busy:
                 return
 
-    def _take(self, message: Message) -> bool:
-        """Keep a message for the next beat; return whether that should come at once."""
-        match message["event"]:
-            case "progress":
-                self._progress = Progress.model_validate(_values(message))
-                began = (time.monotonic(), self._progress.done)
-                self._stage_began.setdefault(self._progress.stage, began)
-                return False
-            case "checkpoint":
-                self._checkpoints.take(message)
-                return False
-            case _:
-                self._history.append(message)
-                return True
+    def abandon(self) -> None:
+        """Leave nothing in the store that no row will name."""
+        self._checkpoints.abandon()
 
     def _beat(self) -> None:
-        """Write what is new, renew the lease, and see whether to stop.
+        """Renew the lease, write what is new, and see whether to stop.
 
-        A database that is away is asked again at the next beat: the work goes on as long as the lease does.
+        The lease comes first, in a transaction that needs nothing but the job's own row. A database that is
+        away is asked again at the next beat, and the work goes on: a lease that runs out meanwhile is renewed,
+        unless somebody else was quicker.
 
         Raises:
             LeaseLostError: The job is not ours any more.
         """
         try:
-            with announced(self._worker.sessions, self._worker.queue) as session:
-                state = self._write(session)
-        except DBAPIError as error:
+            state = self._once(self._renew)
+            self._once(self._write)
+        except (DBAPIError, PoolTimeoutError) as error:
             if not is_outage(error):
                 raise
-            log.warning("the database does not answer; the job goes on", extra={"error": repr(error.orig)})
+            report_outage(error)
+            self._is_database_away = True
             return
-        self._is_written()
+        self._is_database_away = False
+        self._forget()
         if state is not JobState.RUNNING or self._worker.is_leaving():
             self._asked_at = self._asked_at or time.monotonic()
             # Asked at every beat: a child that is just starting may miss the first.
             self._child.ask_to_stop()
 
-    def _write(self, session: Session) -> JobState:
-        """Write history, checkpoint and progress, and renew the lease; return how the job stands."""
+    def _once(self, write: Callable[[Session], T]) -> T:
+        with announced(self._worker.sessions, self._worker.queue) as session:
+            return write(session)
+
+    def _renew(self, session: Session) -> JobState:
+        return jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
+
+    def _write(self, session: Session) -> None:
+        """Write history, checkpoint and progress; twice changes nothing."""
         for message in self._history:
             if message["event"] == "resumed":
                 jobs.rewind(session, self._claim, int(message["epochs"]))
             else:
                 jobs.record_epoch(session, self._claim, EpochRecord.model_validate(_values(message)))
-        checkpoint, self._replaced = self._checkpoints.arrived(), None
-        if checkpoint is not None:
-            self._replaced = jobs.record_checkpoint(session, self._claim, checkpoint)
-        self._named = checkpoint
+        self._checkpoints.name_in(session)
         if self._progress is not None:  # Last: it locks the job without its training.
             jobs.record_progress(session, self._claim, self._progress, self._seconds_left(self._progress))
-        return jobs.renew(session, self._claim, self._worker.settings.lease_seconds)
 
-    def _is_written(self) -> None:
+    def _forget(self) -> None:
         """Forget what the database now knows."""
         self._history.clear()
         self._progress = None
-        if self._named is not None:
-            log.info("checkpoint stored", extra={"epochs": self._named.epochs})
-            self._checkpoints.is_written(self._replaced)
+        self._checkpoints.is_written()
 
     def _seconds_left(self, progress: Progress) -> float | None:
         """Extrapolate the pace of this run of the stage."""
@@ -262,9 +293,8 @@ def _record(worker: Worker, claim: Claim, ending: Message) -> None:
                 jobs.fail(session, claim, problem)
             case {"event": "died", "on_request": False, "cause": cause}:
                 jobs.give_back(session, claim, cause, max_crashes=worker.settings.max_crashes)
-            case _ if jobs.renew(session, claim, worker.settings.lease_seconds) is JobState.RUNNING:
-                jobs.give_back(session, claim, "the worker was asked to end")
             case _:
-                jobs.stopped(session, claim)
+                jobs.give_back(session, claim, "the worker was asked to end")
 
+    Lease(worker, claim).keep()
     insist(worker, write)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from app.db.base import Sessions, is_outage, open_engine, open_readers, open_sessions
@@ -98,18 +99,26 @@ def open_worker(settings: Settings, is_leaving: Callable[[], bool]) -> Worker:
 
 
 def insist(worker: Worker, write: Callable[[Session], T]) -> T:
-    """Run a transaction, again and again for the length of a lease if the database is away.
+    """Run a transaction, and again for as long as the database is away: without it there is nothing to do.
+
+    Args:
+        worker: This worker.
+        write: May run several times; a commit that went unanswered may have been made.
 
     Raises:
-        OperationalError: It stayed away.
+        OperationalError: The database was still away when the worker was asked to end.
     """
-    deadline = time.monotonic() + worker.settings.lease_seconds
     while True:
         try:
             with announced(worker.sessions, worker.queue) as session:
                 return write(session)
-        except DBAPIError as error:
-            if not is_outage(error) or time.monotonic() > deadline:
+        except (DBAPIError, PoolTimeoutError) as error:
+            if not is_outage(error) or worker.is_leaving():
                 raise
-            log.warning("the database does not answer", extra={"error": type(error).__name__})
+            report_outage(error)
             time.sleep(INSIST_SECONDS)
+
+
+def report_outage(error: Exception) -> None:
+    """Say that the database is away, in one line."""
+    log.warning("the database does not answer", extra={"error": repr(getattr(error, "orig", error))})

@@ -37,12 +37,11 @@ class Child:
         self._reader.start()
 
     def send(self, assignment: Assignment) -> None:
-        """Hand over work; a child that is dead already is noticed by `next`."""
-        if self._process.stdin is None:
-            raise TypeError("a child is started with a pipe as its input")
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(assignment.model_dump_json() + "\n")
-            self._process.stdin.flush()
+        """Hand over work; a child that is dead already is noticed by `next`.
+
+        From a thread: an order can be longer than a pipe holds, and the lease does not wait for its reader.
+        """
+        Thread(target=self._write, args=(assignment,), name="assignment", daemon=True).start()
 
     def next(self, timeout_seconds: float) -> Message | None:
         """Return the next message, or None if there was none in time."""
@@ -80,6 +79,13 @@ class Child:
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
+
+    def _write(self, assignment: Assignment) -> None:
+        if self._process.stdin is None:
+            raise TypeError("a child is started with a pipe as its input")
+        with suppress(BrokenPipeError, ValueError):  # The latter: the pipe was closed meanwhile.
+            self._process.stdin.write(assignment.model_dump_json() + "\n")
+            self._process.stdin.flush()
 
     def _read(self) -> None:
         """Collect messages until the child's output ends, in the middle of a line if it was killed."""

@@ -1,17 +1,21 @@
 """A job's files on their way to the object store: under keys that carry the fence, seen once a row names them."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYetError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
 
 from app.db.base import is_outage
 from app.errors import LeaseLostError
-from app.jobs import RESULTS, Checkpoint, JobKind, ObjectRef, problem_of
+from app.jobs import RESULTS, Checkpoint, JobKind, JobState, ObjectRef, problem_of
 from app.services import jobs
 from app.services.jobs import Claim
 from core.domain.record import Record
@@ -23,6 +27,45 @@ from worker.observer import Message
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Lease:
+    """Renews a claim's lease in time while its files are on their way, however many there are.
+
+    Args:
+        worker: This worker.
+        claim: Whose lease.
+    """
+
+    def __init__(self, worker: Worker, claim: Claim) -> None:
+        self._worker, self._claim = worker, claim
+        self._renewed_at = float("-inf")
+        self.state = JobState.RUNNING
+        """How the job stood at the last beat."""
+
+    def keep(self) -> None:
+        """Renew the lease if a beat is due.
+
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
+        settings = self._worker.settings
+        if time.monotonic() - self._renewed_at >= settings.heartbeat_seconds:
+            self.state = insist(
+                self._worker, lambda session: jobs.renew(session, self._claim, settings.lease_seconds)
+            )
+            self._renewed_at = time.monotonic()
+
+    def keep_during(self, transfer: Future[T]) -> None:
+        """Wait until a transfer has ended, well or badly.
+
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
+        while not transfer.done():
+            self.keep()
+            with suppress(NotYetError):
+                transfer.exception(timeout=self._worker.settings.heartbeat_seconds)
 
 
 class CheckpointUpload:
@@ -37,6 +80,7 @@ class CheckpointUpload:
         self._worker, self._claim = worker, claim
         self._next: Message | None = None
         self._transfer: Future[Checkpoint] | None = None
+        self._named: tuple[Checkpoint, str | None] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -48,33 +92,52 @@ class CheckpointUpload:
         self._next = message
         self._go_on()
 
-    def arrived(self) -> Checkpoint | None:
-        """Return a checkpoint that is in the store, for the job's row to name; None if there is none yet."""
+    def name_in(self, session: Session) -> None:
+        """Make a checkpoint that has arrived in the store the one that the job goes on from.
+
+        Raises:
+            LeaseLostError: The job is not ours any more.
+        """
         self._go_on()
+        self._named = None
         if self._transfer is None or not self._transfer.done():
-            return None
+            return
         error = self._transfer.exception()
         if error is not None:  # The training goes on: there is one after each epoch on local disk.
             log.error("a checkpoint could not be stored", exc_info=error)
             self._transfer = None
-            return None
-        return self._transfer.result()
+            return
+        checkpoint = self._transfer.result()
+        self._named = (checkpoint, jobs.record_checkpoint(session, self._claim, checkpoint))
 
-    def is_written(self, replaced: str | None) -> None:
-        """Take note that the row names the one that arrived; delete the object that it replaces."""
-        if replaced is not None:
-            self._worker.workspace().store.delete(replaced)
-        self._transfer = None
+    def is_written(self) -> None:
+        """Take note that the row names it; delete the object that it replaces."""
+        if self._named is not None:
+            checkpoint, replaced = self._named
+            log.info("checkpoint stored", extra={"epochs": checkpoint.epochs})
+            if replaced is not None:
+                discard(self._worker, [replaced])
+            self._named = self._transfer = None
         self._go_on()
 
-    def wait(self) -> None:
+    def wait(self, lease: "Lease") -> None:
         """Wait for the transfer that is under way, and renew the lease meanwhile.
 
         Raises:
             LeaseLostError: The job is not ours any more.
         """
         if self._transfer is not None:
-            _renewing(self._worker, self._claim, self._transfer)
+            lease.keep_during(self._transfer)
+
+    def abandon(self) -> None:
+        """Let nothing arrive any more: the job is not ours, and no row will name it."""
+        self._next = None
+        if self._transfer is not None:
+            self._transfer.add_done_callback(self._delete)
+
+    def _delete(self, transfer: Future[Checkpoint]) -> None:
+        if transfer.exception() is None:
+            self._worker.workspace().store.delete(transfer.result().file.key)
 
     def _go_on(self) -> None:
         if self._transfer is None and self._next is not None:
@@ -95,27 +158,43 @@ def publish(worker: Worker, claim: Claim, ending: Message) -> None:
     Raises:
         LeaseLostError: The job is not ours any more; nothing of what was stored stays.
     """
+    lease = Lease(worker, claim)
     refs: dict[str, ObjectRef] = {}
-    stands = False
     try:
         for name, path in ending["files"].items():
-            refs[name] = _stored(worker, claim, name, Path(path))
+            refs[name] = _stored(worker, claim, lease, name, Path(path))
+            if lease.state is JobState.CANCELING:
+                insist(worker, lambda session: jobs.give_back(session, claim, "asked to stop"))
+                return
         result = _result(claim.kind, ending["result"], refs)
-        stands = insist(worker, lambda session: jobs.succeed(session, claim, result))
+        lease.keep()
+        insist(worker, lambda session: jobs.succeed(session, claim, result))
     except LeaseLostError:
         # A commit that went unanswered may have been made.
-        stands = insist(worker, lambda session: jobs.has_succeeded(session, claim))
-        if not stands:
-            _discard(worker, refs)
+        if not insist(worker, lambda session: jobs.has_succeeded(session, claim)):
+            discard(worker, [ref.key for ref in refs.values()])
             raise
-    except Exception as error:
-        if isinstance(error, DBAPIError) and is_outage(error):
+    except (DBAPIError, PoolTimeoutError) as error:
+        if is_outage(error):
             raise  # The work is not lost: the lease ends, and whoever is next goes on.
         _fail(worker, claim, error)
-    if stands:
-        _tidy(worker, claim, refs)
-    else:  # It was canceled in the meantime, or has failed.
-        _discard(worker, refs)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job must not hang
+        _fail(worker, claim, error)
+
+
+def tidy(worker: Worker, claim: Claim) -> None:
+    """Delete what the claims of a job that has ended stored, but for what its row points at."""
+    stored = worker.workspace().store.keys(f"{claim.kind}/{claim.job_id}/")
+    if stored:
+        named = insist(worker, lambda session: jobs.objects_of(session, claim.job_id))
+        discard(worker, sorted(set(stored) - named))
+
+
+def discard(worker: Worker, keys: Iterable[str]) -> None:
+    """Delete objects that nothing points at."""
+    store = worker.workspace().store
+    for key in keys:
+        store.delete(key)
 
 
 def _key(claim: Claim, name: str) -> str:
@@ -123,29 +202,22 @@ def _key(claim: Claim, name: str) -> str:
     return f"{claim.kind}/{claim.job_id}/{claim.fence}/{name}"
 
 
-def _stored(worker: Worker, claim: Claim, name: str, path: Path) -> ObjectRef:
+def _stored(worker: Worker, claim: Claim, lease: Lease, name: str, path: Path) -> ObjectRef:
     """Bring a file to the store while the lease is renewed.
 
     Raises:
-        LeaseLostError: The job is not ours any more.
+        LeaseLostError: The job is not ours any more; the file does not stay.
         OSError, StorageFullError: The file cannot be stored.
     """
-    transfer = worker.transfers.submit(worker.workspace().store.put, _key(claim, name), path)
-    _renewing(worker, claim, transfer)
+    lease.keep()
+    key = _key(claim, name)
+    transfer = worker.transfers.submit(worker.workspace().store.put, key, path)
+    try:
+        lease.keep_during(transfer)
+    except LeaseLostError:
+        transfer.add_done_callback(lambda _: worker.workspace().store.delete(key))
+        raise
     return transfer.result()
-
-
-def _renewing(worker: Worker, claim: Claim, transfer: Future[T]) -> None:
-    """Wait until a transfer has ended, well or badly, and renew the lease meanwhile.
-
-    Raises:
-        LeaseLostError: The job is not ours any more.
-    """
-    while not transfer.done():
-        try:
-            transfer.exception(timeout=worker.settings.heartbeat_seconds)
-        except NotYetError:
-            insist(worker, lambda session: jobs.renew(session, claim, worker.settings.lease_seconds))
 
 
 def _fail(worker: Worker, claim: Claim, error: Exception) -> None:
@@ -153,21 +225,6 @@ def _fail(worker: Worker, claim: Claim, error: Exception) -> None:
     log.error("a result could not be stored", exc_info=error)
     problem = problem_of(error) if isinstance(error, DomainError) else internal_problem()
     insist(worker, lambda session: jobs.fail(session, claim, problem))
-
-
-def _tidy(worker: Worker, claim: Claim, refs: Mapping[str, ObjectRef]) -> None:
-    """Delete what earlier claims of a finished job stored, and its checkpoints."""
-    store, kept = worker.workspace().store, {ref.key for ref in refs.values()}
-    for key in store.keys(f"{claim.kind}/{claim.job_id}/"):
-        if key not in kept:
-            store.delete(key)
-
-
-def _discard(worker: Worker, refs: Mapping[str, ObjectRef]) -> None:
-    """Delete files that nothing points at."""
-    store = worker.workspace().store
-    for ref in refs.values():
-        store.delete(ref.key)
 
 
 def _result(kind: JobKind, values: Mapping[str, Any], refs: Mapping[str, ObjectRef]) -> Record:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.jobs import (
     CaseSummary,
+    Checkpoint,
     IngestPayload,
     IngestResult,
     ObjectRef,
@@ -61,9 +62,6 @@ Files = Mapping[str, Path]
 
 DEFAULT_CONFIGURATIONS = ("3d_fullres", "2d")
 """What a training takes when the request leaves it open: the first that the plan has."""
-
-CHECKPOINTS = "checkpoint*.safetensors"
-"""The latest checkpoint and the one before, for the case that it is damaged."""
 
 FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
 """What of a trained fold is kept; a fold that validated nothing has no summary."""
@@ -155,8 +153,27 @@ def preprocess(
     """Preprocess every case, unless an earlier job did so with the same plan; the arrays go to the store."""
     if order.preprocessed is not None and _are_stored(workspace, order.preprocessed):
         return _message(order.preprocessed)
+    folder, digest = _preprocessed_here(payload, workspace, observer, threads=threads)
+    cases = pipeline.preprocessed_cases(folder)
+    files = {
+        f"{number}/{file.name}": file
+        for number, case_id in enumerate(cases)
+        for file in sorted((folder / case_id).iterdir())
+    }
+    return _message(PreprocessResult(files={}, cases=cases, digest=digest), files)
+
+
+def _preprocessed_here(
+    payload: PreprocessPayload | TrainPayload,
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    threads: int | None,
+) -> tuple[Path, str]:
+    """Return the folder of preprocessed cases, made now if this machine does not have it, and its digest."""
     raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
-    folder = workspace.preprocessed(payload.digest)
+    digest = preprocessing_digest(payload.archive, plan_, payload.configuration)
+    folder = workspace.preprocessed(digest)
     build_once(
         folder,
         lambda target: pipeline.preprocess(
@@ -164,13 +181,7 @@ def preprocess(
         ),
         observer,
     )
-    cases = pipeline.preprocessed_cases(folder)
-    files = {
-        f"{number}/{file.name}": file
-        for number, case_id in enumerate(cases)
-        for file in sorted((folder / case_id).iterdir())
-    }
-    return _message(PreprocessResult(files={}, cases=cases), files)
+    return folder, digest
 
 
 def train(
@@ -185,14 +196,15 @@ def train(
     Raises:
         CancelledError: The observer asked to stop; the last checkpoint was handed over.
     """
-    if order.preprocessed is None:
-        raise TypeError("a training is ordered with the arrays that it learns from")
     raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
     model, outbox = workspace.training(order), workspace.outbox(order)
     folder = model / fold_name(payload.fold)
     watched = CheckpointObserver(observer, folder / CHECKPOINT_FILE, outbox, conditions.checkpoint_seconds)
     _begin_where_others_stopped(order, folder, workspace, watched)
-    digest = preprocessing_digest(payload.archive, plan_, payload.configuration)
+    if order.preprocessed is None:
+        arrays, _ = _preprocessed_here(payload, workspace, observer, threads=conditions.threads)
+    else:
+        arrays = workspace.fetch_preprocessed(order.preprocessed, observer)
     task = pipeline.TrainOrder(
         raw=raw,
         plan=plan_,
@@ -200,7 +212,7 @@ def train(
         fold=payload.fold,
         settings=payload.settings,
         model=model,
-        preprocessed=workspace.fetch_preprocessed(digest, order.preprocessed, observer),
+        preprocessed=arrays,
         threads=conditions.threads,
     )
     try:
@@ -223,34 +235,38 @@ def _begin_where_others_stopped(
 ) -> None:
     """Give a fold's fresh folder the checkpoint of whichever earlier claim came furthest.
 
-    On this machine there is one after each epoch; the store has what was last handed over.
+    On this machine there is one after each epoch; the store has what was last handed over. One that is
+    damaged counts for nothing.
     """
-    epochs, source = max(
-        (
-            (_finished_epochs(earlier / folder.name), earlier / folder.name)
-            for earlier in workspace.earlier_trainings(order)
-        ),
-        default=(0, folder),
-        key=lambda found: found[0],
-    )
-    stored = order.checkpoint
     folder.mkdir(parents=True, exist_ok=True)
-    if stored is not None and stored.epochs > epochs:
-        epochs = stored.epochs
-        workspace.fetch_checkpoint(stored.file, folder / CHECKPOINT_FILE, observer)
-    elif epochs > 0:
-        for file in source.glob(CHECKPOINTS):
-            link_or_copy(file, folder / file.name)
+    target, stored = folder / CHECKPOINT_FILE, order.checkpoint
+    earlier = (_whole_checkpoint(model / folder.name) for model in workspace.earlier_trainings(order))
+    source, epochs = max((found for found in earlier if found), default=(None, 0), key=lambda found: found[1])
+    if stored is not None and stored.epochs > epochs and _fetch(workspace, stored, target, observer):
+        source, epochs = None, stored.epochs
+    if source is not None:
+        link_or_copy(source, target)
     observer.starts_from(epochs, is_stored=stored is not None and stored.epochs == epochs)
 
 
-def _finished_epochs(folder: Path) -> int:
-    """Return how far the training in a folder came; one whose checkpoints are damaged counts for nothing."""
+def _whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """Return how far the training in a folder came, and the file that holds it."""
     try:
-        return pipeline.finished_epochs(folder)
+        return pipeline.find_checkpoint(folder)
     except TrainingError as error:
         log.warning("a local checkpoint cannot be used", extra={"reason": error.message})
-        return 0
+        return None
+
+
+def _fetch(workspace: Workspace, stored: Checkpoint, target: Path, observer: Observer) -> bool:
+    """Bring a checkpoint from the store; return whether it was there, and whole."""
+    try:
+        workspace.fetch_checkpoint(stored.file, target, observer)
+    except StoreError as error:
+        log.warning("a stored checkpoint cannot be used", extra={"reason": error.message})
+        target.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _are_stored(workspace: Workspace, result: PreprocessResult) -> bool:

@@ -2,17 +2,17 @@
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from threading import Thread
 
-from sqlalchemy.exc import DBAPIError
-
 from app import alive
-from app.db.base import is_outage
+from app.db.base import is_outage, transaction
 from app.jobs import Lane
 from app.services import jobs
+from app.services.outcomes import KEYS_PER_QUERY
 from app.services.transitions import announced
-from worker.machine import Worker
+from worker.machine import Worker, report_outage
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,16 @@ SWEEP_SECONDS = 5.0
 """Between two rounds, or half a lease if that is shorter."""
 
 CLEANING_SECONDS = 600.0
-"""Between two looks for folders of trainings that have ended elsewhere."""
+"""Between two looks for folders of trainings that have ended elsewhere, and how long those lie untouched."""
+
+COLLECTING_SECONDS = 6 * 3600.0
+"""Between two looks for objects that no row knows."""
+
+ORPHAN_SECONDS = 24 * 3600.0
+"""A file is in the store before its row; after a day none will come."""
+
+PAUSE_SECONDS = 0.5
+"""Between two looks at the clock."""
 
 
 def start(worker: Worker, lanes: Collection[Lane]) -> None:
@@ -29,46 +38,82 @@ def start(worker: Worker, lanes: Collection[Lane]) -> None:
 
 
 def sweep(worker: Worker) -> None:
-    """Take back jobs whose worker is gone, and announce those whose message may be."""
+    """Take back jobs whose worker is gone, and announce those whose message may be.
+
+    Each job is a transaction of its own, so that one that cannot be taken back keeps no other.
+    """
     settings = worker.settings
-    with announced(worker.sessions, worker.queue) as session:
-        taken = jobs.sweep(session, settings.max_crashes)
-    lanes = worker.queue.silent_lanes()
-    repeated = 0
-    if lanes:
+    with transaction(worker.readers) as session:
+        expired = jobs.expired(session)
+    for job_id in expired:
         with announced(worker.sessions, worker.queue) as session:
-            repeated = jobs.announce_again(session, lanes, settings.lease_seconds)
-    if taken or repeated:
-        log.warning("jobs were taken back or announced again", extra={"taken": taken, "repeated": repeated})
+            if jobs.take_back(session, job_id, settings.max_crashes):
+                log.warning("a job was taken back: its worker fell silent", extra={"taken_job": str(job_id)})
+    messages = worker.queue.messages()
+    if messages:
+        with announced(worker.sessions, worker.queue) as session:
+            repeated = jobs.announce_again(session, messages, settings.lease_seconds)
+        if repeated:
+            log.warning("jobs were announced again", extra={"jobs": repeated})
 
 
 def clean(worker: Worker) -> None:
     """Remove the folders of trainings that have ended, on whatever machine they did."""
     workspace = worker.workspace()
-    left = workspace.trainings()
+    left = workspace.trainings(untouched_for_seconds=CLEANING_SECONDS)
     if left:
-        with announced(worker.sessions, worker.queue) as session:
+        with transaction(worker.readers) as session:
             needed = jobs.still_needed(session, left)
         for job_id in set(left) - needed:
             workspace.forget_training(job_id)
 
 
+def collect(worker: Worker) -> None:
+    """Delete objects that no row knows: left by a process that died between a file and its row."""
+    store = worker.workspace().store
+    old = store.keys("", older_than_seconds=ORPHAN_SECONDS)
+    for start in range(0, len(old), KEYS_PER_QUERY):
+        with transaction(worker.readers) as session:
+            orphans = jobs.unnamed(session, old[start : start + KEYS_PER_QUERY])
+        for key in sorted(orphans):
+            store.delete(key)
+        if orphans:
+            log.warning("objects were deleted that no row knows", extra={"objects": len(orphans)})
+
+
 def _go_round(worker: Worker, lanes: Collection[Lane]) -> None:
-    """Do all of this until the process ends."""
-    pause = min(SWEEP_SECONDS, worker.settings.lease_seconds / 2)
-    cleaned_at = float("-inf")
+    """Do all of this until the process ends; whatever goes wrong in one round, there is a next one."""
     beat = alive.beat_file(worker.settings.resolved_workspace_dir / alive.FOLDER_NAME, lanes)
+    rounds = [
+        _Round(min(SWEEP_SECONDS, worker.settings.lease_seconds / 2), lambda: alive.touch(beat)),
+        _Round(min(SWEEP_SECONDS, worker.settings.lease_seconds / 2), lambda: sweep(worker)),
+        _Round(CLEANING_SECONDS, lambda: clean(worker)),
+    ]
+    if Lane.CPU in lanes:
+        rounds.append(_Round(COLLECTING_SECONDS, lambda: collect(worker)))
     while True:
+        for one in rounds:
+            one.go_if_due()
+        time.sleep(PAUSE_SECONDS)
+
+
+@dataclass
+class _Round:
+    """Something that is done every now and then."""
+
+    every_seconds: float
+    act: Callable[[], None]
+    done_at: float = float("-inf")
+
+    def go_if_due(self) -> None:
+        """Do it if it is time to."""
+        if time.monotonic() - self.done_at < self.every_seconds:
+            return
+        self.done_at = time.monotonic()
         try:
-            alive.touch(beat)
-            sweep(worker)
-            if time.monotonic() - cleaned_at >= CLEANING_SECONDS:
-                clean(worker)
-                cleaned_at = time.monotonic()
-        except DBAPIError as error:
-            if not is_outage(error):
-                log.exception("a sweep failed")
-            log.warning("the database does not answer", extra={"error": repr(error.orig)})
-        except OSError:
-            log.exception("the workspace cannot be used")
-        time.sleep(pause)
+            self.act()
+        except Exception as error:
+            if is_outage(error):
+                report_outage(error)
+            else:
+                log.exception("a round of upkeep failed")

@@ -14,7 +14,8 @@ from typing import BinaryIO
 from uuid import UUID
 
 from app.jobs import ObjectRef, PreprocessResult, WorkOrder
-from app.storage import LocalStore, StoreError, copy_hashing
+from app.storage import LocalStore, StoreError, copy_hashing, flush_folder
+from core.domain.model import CHECKPOINT_FILE
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
@@ -67,14 +68,14 @@ class Workspace:
         """Return where preprocessed cases of this `preprocessing_digest` belong, there or not."""
         return self.folder / "preprocessed" / digest
 
-    def fetch_preprocessed(self, digest: str, result: PreprocessResult, observer: Observer) -> Path:
+    def fetch_preprocessed(self, result: PreprocessResult, observer: Observer) -> Path:
         """Return the folder of preprocessed cases, fetched now if this machine does not have it.
 
         Raises:
             StoreError: An object is missing or its bytes are not those that were stored.
             CancelledError: The observer asked to stop.
         """
-        target = self.preprocessed(digest)
+        target = self.preprocessed(result.digest)
         names = {str(number): case_id for number, case_id in enumerate(result.cases)}
         files = {
             f"{names[folder]}/{name}": ref
@@ -138,16 +139,21 @@ class Workspace:
             order: Of the claim.
             keep_last: Whether the job goes on, so that this claim's folder is still needed.
         """
+        last = self._trainings(order.job_id) / str(order.fence)
+        if keep_last and not any(last.glob(f"*/{CHECKPOINT_FILE}")):
+            return  # This claim ended before it took over what earlier ones have.
         for folder in self.earlier_trainings(order):
             shutil.rmtree(folder, ignore_errors=True)
         if not keep_last:
-            shutil.rmtree(self._trainings(order.job_id) / str(order.fence), ignore_errors=True)
+            shutil.rmtree(last, ignore_errors=True)
             with suppress(OSError):
                 self._trainings(order.job_id).rmdir()
 
-    def trainings(self) -> list[UUID]:
-        """Return the training jobs that left something on this machine."""
-        return [UUID(folder.name) for folder in (self.folder / "trainings").glob("*-*-*-*-*")]
+    def trainings(self, untouched_for_seconds: float) -> list[UUID]:
+        """Return the training jobs that left something on this machine, and claimed nothing for a while."""
+        latest = time.time() - untouched_for_seconds
+        folders = (self.folder / "trainings").glob("*-*-*-*-*")
+        return [UUID(folder.name) for folder in folders if folder.stat().st_mtime <= latest]
 
     def forget_training(self, job_id: UUID) -> None:
         """Remove all that a training job left on this machine, once it has ended wherever."""
@@ -196,9 +202,20 @@ def build_once(target: Path, build: Callable[[Path], object], observer: Observer
         partial.mkdir()
         try:
             build(partial)
+            _flush(partial)
             partial.rename(target)
+            flush_folder(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Bring a whole folder to the disk: whoever finds it after a power cut takes it for complete."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with Path(parent, name).open("rb") as file:
+                os.fsync(file.fileno())
+        flush_folder(Path(parent))
 
 
 @contextmanager

@@ -4,17 +4,20 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import BaseDep, NoQuery, ResourcesDep
 from app.api.jobs import view_of
-from app.db.base import transaction
+from app.db.base import is_outage, transaction
+from app.errors import NotFoundError
 from app.services import history
 from app.services.history import Entry, News
 from app.services.resources import Resources
@@ -35,12 +38,14 @@ RETRY_MILLISECONDS = 2000
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Nobody on the way may keep events back."""
 
+END = "-end"
+"""After the id of the last entry: the id of the end itself, so that who was cut off before it gets it."""
+
 LastEventId = Annotated[
-    int,
+    str,
     Header(
         alias="Last-Event-ID",
-        ge=0,
-        lt=2**63,
+        pattern=rf"^\d{{1,18}}({END})?$",
         description="The last entry that the client has; what came later is sent again.",
     ),
 ]
@@ -53,7 +58,7 @@ LastEventId = Annotated[
     responses={200: {"content": {MEDIA_TYPE: {}}}, 204: {"description": "The end was told before."}},
 )
 async def follow_job(
-    job_id: UUID, resources: ResourcesDep, base: BaseDep, last_event_id: LastEventId = 0
+    job_id: UUID, resources: ResourcesDep, base: BaseDep, last_event_id: LastEventId = "0"
 ) -> Response:
     """Follow a job and, for a training, its jobs; the stream ends when the job does.
 
@@ -61,37 +66,53 @@ async def follow_job(
     again) carry ids, and are sent again to a client that comes back with `Last-Event-ID`. `progress` tells
     how the job stands, `end` is the job itself. A client that has seen the end gets 204 when it comes back.
     """
-    first = await run_in_threadpool(_look, resources, job_id, last_event_id)
-    if first.status.has_ended and last_event_id > 0 and not first.entries:
+    seen = int(last_event_id.removesuffix(END))
+    first = await run_in_threadpool(_look, resources, job_id, seen)
+    if first.status.has_ended and last_event_id.endswith(END) and not first.entries:
         return Response(status_code=204)
-    return StreamingResponse(
-        _stream(resources, base, first, last_event_id), media_type=MEDIA_TYPE, headers=HEADERS
-    )
+    return StreamingResponse(_stream(resources, base, first, seen), media_type=MEDIA_TYPE, headers=HEADERS)
 
 
-async def _stream(resources: Resources, base: str, news: News, seen: int) -> AsyncIterator[bytes]:
+async def _stream(resources: Resources, base: str, first: News, seen: int) -> AsyncIterator[bytes]:
     """Yield events until the job has ended and everything is told."""
-    job_id, shown, spoke_at = news.status.job.id, "", time.monotonic()
+    shown, spoke_at = "", time.monotonic()
     yield format_sse_event(retry=RETRY_MILLISECONDS)
-    while True:
+    async for news in _looks(resources, first, seen):
         for entry in news.entries:
-            yield _event_of(entry)
             seen = entry.id
+            yield _event_of(entry)
         progress = _progress_of(news, base)
         if progress != shown:
             shown, spoke_at = progress, time.monotonic()
             yield format_sse_event(event="progress", data_str=progress)
+        elif time.monotonic() - spoke_at >= QUIET_SECONDS:
+            spoke_at = time.monotonic()
+            yield KEEPALIVE_COMMENT
         if news.is_all and news.status.has_ended:
-            yield format_sse_event(
-                event="end", data_str=view_of(news.status, base).model_dump_json(exclude={"children"})
-            )
+            whole = view_of(news.status, base).model_dump_json(exclude={"children"})
+            yield format_sse_event(event="end", data_str=whole, id=f"{seen}{END}")
+
+
+async def _looks(resources: Resources, news: News, seen: int) -> AsyncIterator[News]:
+    """Yield how a job stands again and again, until it has ended or is deleted.
+
+    A database that is away is no news: the answer has begun, so all that can be done is to look again later.
+    """
+    while True:
+        yield news
+        if news.is_all and news.status.has_ended:
             return
         if news.is_all:
             await asyncio.sleep(LOOK_SECONDS)
-        if time.monotonic() - spoke_at >= QUIET_SECONDS:
-            spoke_at = time.monotonic()
-            yield KEEPALIVE_COMMENT
-        news = await run_in_threadpool(_look, resources, job_id, seen)
+        seen = news.entries[-1].id if news.entries else seen
+        try:
+            news = await run_in_threadpool(_look, resources, news.status.job.id, seen)
+        except NotFoundError:
+            return
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            news = replace(news, entries=(), is_all=True)
 
 
 def _event_of(entry: Entry) -> bytes:

@@ -156,6 +156,8 @@ def _content_of(wanted: PredictionRequest) -> dict[str, object]:
 def _urgency_of(query: PredictQuery, upload: Upload) -> Urgency:
     """Return what the query or the form says; interactive if neither does."""
     sent = upload.texts.get("urgency", query.urgency or "interactive")
+    if query.urgency not in (None, sent):
+        raise RequestError("the address and the form name different urgencies; name one")
     for urgency in get_args(Urgency):
         if sent == urgency:
             return cast("Urgency", urgency)

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from app.db.base import is_outage
 from app.errors import (
     ConflictError,
     CrashedError,
@@ -65,7 +66,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)  # No connection became free.
 
 
@@ -131,8 +132,11 @@ def _http_exception(_request: Request, error: Any) -> JSONResponse:
 
 
 def _database_error(_request: Request, error: Any) -> JSONResponse:
-    """Say that the database does not answer, or that its disk is full."""
-    log.error("database error", exc_info=error)
+    """Say that the database does not answer, or that its disk is full; anything else is a bug of ours."""
+    if not is_outage(error):
+        log.error("the database refused a statement", exc_info=error)
+        return internal_error()
+    log.warning("the database does not answer", extra={"error": repr(getattr(error, "orig", error))})
     if "is full" in str(error):
         return from_error(StorageFullError("the disk of the service is full; free some space and try again"))
     return from_error(UnavailableError("the database does not answer; try again in a moment"))

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from app.jobs import EventKind, JobKind, JobState, Lane
@@ -47,9 +48,17 @@ a pool keeps would be opened and closed with each transaction, which costs Postg
 
 POSTGRESQL_OPTIONS = {
     "connect_timeout": 5,
-    "options": "-c idle_in_transaction_session_timeout=30000 -c timezone=UTC",
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c idle_in_transaction_session_timeout=5000 -c lock_timeout=10000 -c timezone=UTC",
 }
-"""Nobody waits long for a server that is away, nor for the locks of a process that froze in a transaction."""
+"""Nobody waits long for a server that is away or vanished, nor for the locks of a process that froze in a
+transaction: those here last milliseconds."""
+
+READ_ONLY = "25006"
+"""SQLSTATE of a server that takes no writes, as while another one takes its place."""
 
 READING = "postgresql_readonly"
 """Execution option of connections that only read; SQLite's are told by it, too."""
@@ -180,8 +189,10 @@ def is_outage(error: BaseException) -> bool:
 
     After such an error of a commit nobody knows whether it was made.
     """
-    return isinstance(error, OperationalError | InterfaceError) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or getattr(error.orig, "sqlstate", None) == READ_ONLY
     )
 
 

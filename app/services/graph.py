@@ -79,7 +79,7 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
             archive=plan.archive,
             plans=result.files["plans.json"],
             configuration=configuration,
-            digest=result.digests[configuration],
+            digest=result.digests.get(configuration),
         )
         preprocess = create(session, child(parent, first, ready_state(parent), next(moments)))
         for fold in request.folds:

@@ -7,12 +7,12 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import Update, delete, func, select, update
+from sqlalchemy import Update, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import clock
 from app.db.models import Epoch, Job, StoredObject
-from app.errors import ConflictError, CrashedError, LeaseLostError
+from app.errors import CrashedError, LeaseLostError
 from app.jobs import (
     FINAL_STATES,
     INTERNAL_ERROR,
@@ -29,8 +29,9 @@ from app.jobs import (
     problem_document,
     problem_of,
 )
+from app.queue import Announcement
 from app.services import graph, outcomes
-from app.services.transitions import announce, lock_family, move, record_content, record_event
+from app.services.transitions import lock_family, move, record_content, record_event, tell
 from core.domain.progress import Progress
 from core.domain.record import Record, describe
 from core.domain.training import EpochRecord
@@ -84,7 +85,7 @@ def claim(session: Session, job_id: UUID, owner: str, lease_seconds: float) -> C
     )
     if job is None:
         return None
-    record_event(session, job, JobState.QUEUED, f"claimed by {owner}")
+    record_event(session, job, JobState.QUEUED, f"attempt {job.attempt}")
     parent = graph.parent_of(session, job)
     if parent is not None and parent.state is JobState.QUEUED:
         move(session, parent, JobState.RUNNING)
@@ -99,10 +100,13 @@ def claim(session: Session, job_id: UUID, owner: str, lease_seconds: float) -> C
 def renew(session: Session, claim: Claim, lease_seconds: float) -> JobState:
     """Lengthen the lease; return whether the job is to go on (running), to end (canceling) or to pause.
 
+    A lease that ran out is lengthened too, as long as nobody has taken the job back: after an outage of the
+    database everybody's has, and whose fence is the newest is still the only one at work.
+
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    return _fenced(session, claim, lease_expires_at=clock(lease_seconds)).state
+    return _fenced(session, claim, is_late=True, lease_expires_at=clock(lease_seconds)).state
 
 
 def record_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> None:
@@ -220,25 +224,10 @@ def fail(session: Session, claim: Claim, problem: Mapping[str, Any]) -> None:
         outcomes.end(session, job, JobState.FAILED, problem)
 
 
-def stopped(session: Session, claim: Claim) -> None:
-    """Note that the job's child stopped because a client asked for it: the job is canceled or paused.
-
-    Raises:
-        LeaseLostError: The job is no longer this worker's.
-        ConflictError: Nobody asked; give the job back instead.
-    """
-    job = _hold(session, claim)
-    match job.state:
-        case JobState.CANCELING:
-            outcomes.cancel(session, job)
-        case JobState.PAUSING:
-            _pause(session, job)
-        case _:
-            raise ConflictError("nobody asked this job to stop; give it back instead", job_id=str(job.id))
-
-
 def give_back(session: Session, claim: Claim, reason: str, *, max_crashes: int | None = None) -> None:
     """Hand a job back that did not end, to be claimed again from its last checkpoint.
+
+    One that somebody asked to stop in the meantime is canceled or paused.
 
     Args:
         session: The transaction.
@@ -251,6 +240,23 @@ def give_back(session: Session, claim: Claim, reason: str, *, max_crashes: int |
         LeaseLostError: The job is no longer this worker's.
     """
     _return_to_queue(session, _hold(session, claim), reason, max_crashes)
+
+
+def objects_of(session: Session, job_id: UUID) -> set[str]:
+    """Return the keys of the objects that a job's row points at: its result's files and its checkpoint."""
+    row = session.execute(select(Job.result, Job.checkpoint).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        return set()
+    named = [*((row.result or {}).get("files") or {}).values()]
+    if row.checkpoint is not None:
+        named.append(row.checkpoint["file"])
+    return {ref["key"] for ref in named}
+
+
+def unnamed(session: Session, keys: Collection[str]) -> set[str]:
+    """Return those of some keys of the store that no row knows."""
+    known = session.scalars(select(StoredObject.key).where(StoredObject.key.in_(keys)))
+    return set(keys) - set(known)
 
 
 def has_succeeded(session: Session, claim: Claim) -> bool:
@@ -270,51 +276,61 @@ def still_needed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
     return set(session.scalars(rows))
 
 
-def sweep(session: Session, max_crashes: int) -> int:
-    """Take back the jobs whose lease ran out; return how many. Anybody may call it at any time."""
-    expired = (
-        select(Job.id)
-        .where(Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock())
-        .order_by(Job.parent_id, Job.id)  # Two sweeps lock families in the same order.
+def expired(session: Session) -> list[UUID]:
+    """Return the jobs whose lease ran out: their worker is gone, or froze."""
+    rows = select(Job.id).where(Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock())
+    return list(session.scalars(rows))
+
+
+def take_back(session: Session, job_id: UUID, max_crashes: int) -> bool:
+    """Take a job back whose lease ran out; return whether it still had. Anybody may try, at any time."""
+    lock_family(session, job_id)
+    silent = update(Job).where(
+        Job.id == job_id, Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock()
     )
-    taken = 0
-    for job_id in session.scalars(expired).all():
-        lock_family(session, job_id)
-        guarded = update(Job).where(
-            Job.id == job_id, Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock()
-        )
-        job = _updated(session, guarded, lease_owner=None)
-        if job is not None:
-            _return_to_queue(session, job, LEASE_RAN_OUT, max_crashes)
-            taken += 1
-    return taken
+    job = _updated(session, silent, lease_owner=None)
+    if job is not None:
+        _return_to_queue(session, job, LEASE_RAN_OUT, max_crashes)
+    return job is not None
 
 
-def announce_again(session: Session, lanes: Collection[Lane], older_than_seconds: float) -> int:
+def announce_again(session: Session, messages: Mapping[Lane, int], older_than_seconds: float) -> int:
     """Announce the queued jobs of some lanes anew whose message may be lost; return how many.
 
-    One UPDATE marks them, so that however many workers sweep, each job gets one message at a time. A row
-    that somebody holds is about to change; passing it by, the sweep waits for nobody and nobody for it.
+    A lane with fewer messages than queued rows has lost some; which, nobody knows, so all those are announced
+    that have not been for a while. Then it has enough, and is left alone. One UPDATE marks them, so that
+    however many workers sweep, each does so once. A row that somebody holds is about to change; passing it
+    by, the sweep waits for nobody and nobody for it.
 
     Args:
         session: The transaction, see `transitions.announced`.
-        lanes: Those that have no message.
+        messages: How many each lane has.
         older_than_seconds: A younger announcement may still be under way.
     """
+    queued = (Job.state == JobState.QUEUED, Job.kind != JobKind.TRAINING)
+    rows = select(Job.lane, func.count()).where(*queued, Job.lane.in_(messages)).group_by(Job.lane)
+    short = [lane for lane, count in session.execute(rows) if count > messages[lane]]
+    if not short:
+        return 0
     forgotten = (
         select(Job.id)
         .where(
-            Job.state == JobState.QUEUED,
-            Job.lane.in_(lanes),
-            Job.kind != JobKind.TRAINING,
-            Job.announced_at <= clock(-older_than_seconds),
+            *queued,
+            Job.lane.in_(short),
+            or_(Job.announced_at.is_(None), Job.announced_at <= clock(-older_than_seconds)),
         )
+        .order_by(Job.priority, Job.created_at)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    marked = update(Job).where(Job.id.in_(forgotten)).values(announced_at=clock()).returning(Job)
-    found = session.scalars(marked, execution_options={"synchronize_session": False}).all()
-    for job in sorted(found, key=lambda job: (job.priority, job.created_at)):
-        announce(session, job)
+    marked = (
+        update(Job)
+        .where(Job.id.in_(forgotten))
+        .values(announced_at=clock())
+        .returning(Job.id, Job.lane, Job.priority)
+    )
+    found = session.execute(marked, execution_options={"synchronize_session": False}).all()
+    for job_id, lane, priority in sorted(found, key=lambda row: row.priority):
+        tell(session, Announcement(job_id, lane, priority))
     return len(found)
 
 
@@ -341,17 +357,26 @@ def _preprocessed(session: Session, job: Job, needs: Collection[Job]) -> Preproc
     found: Job | None = None
     if job.kind is JobKind.TRAIN:
         found = next((one for one in needs if one.kind is JobKind.PREPROCESS), None)
-    if job.kind is JobKind.PREPROCESS:
+    digest = (job.payload or {}).get("digest")
+    if job.kind is JobKind.PREPROCESS and digest is not None:
         found = session.scalars(
             select(Job)
             .where(
                 Job.kind == JobKind.PREPROCESS,
                 Job.state == JobState.SUCCEEDED,
-                Job.payload["digest"].as_string() == (job.payload or {}).get("digest"),
+                Job.payload["digest"].as_string() == digest,
             )
             .limit(1)
         ).first()
-    return None if found is None else PreprocessResult.model_validate(found.result)
+    return None if found is None else _arrays_of(found)
+
+
+def _arrays_of(job: Job) -> PreprocessResult | None:
+    """Return what a `preprocess` job stored; the release before stored nothing."""
+    try:
+        return PreprocessResult.model_validate(job.result)
+    except ValidationError:
+        return None
 
 
 def _unreadable(error: ValidationError) -> dict[str, Any]:
@@ -367,15 +392,24 @@ def _updated(session: Session, statement: Update, **values: Any) -> Job | None:
     ).one_or_none()
 
 
-def _fenced(session: Session, claim: Claim, **values: Any) -> Job:
-    """Write to the job if it is still the claim's; the one place where fence and lease are checked."""
+def _fenced(session: Session, claim: Claim, *, is_late: bool = False, **values: Any) -> Job:
+    """Write to the job if it is still the claim's; the one place where fence and lease are checked.
+
+    Args:
+        session: The transaction.
+        claim: Whose job it is.
+        is_late: Whether the lease may have run out; only a renewal may come late.
+        values: Columns to write.
+
+    Raises:
+        LeaseLostError: The job is no longer this worker's.
+    """
     session.flush()
     still_ours = update(Job).where(
-        Job.id == claim.job_id,
-        Job.fence == claim.fence,
-        Job.state.in_(LEASED_STATES),
-        Job.lease_expires_at > clock(),
+        Job.id == claim.job_id, Job.fence == claim.fence, Job.state.in_(LEASED_STATES)
     )
+    if not is_late:
+        still_ours = still_ours.where(Job.lease_expires_at > clock())
     job = _updated(session, still_ours, **(values or {"fence": Job.fence}))
     if job is None:
         raise LeaseLostError(

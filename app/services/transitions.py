@@ -1,5 +1,6 @@
 """One step of a job's life cycle: checked, recorded in its history, and announced where it queues the job."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from app.errors import ConflictError
 from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, EventKind, JobKind, JobState
 from app.queue import Announcement, Queue
 
+log = logging.getLogger(__name__)
+
 QUEUED_HERE = "queued_here"
 """Where a session keeps the jobs that its transaction queues."""
 
@@ -28,7 +31,10 @@ def announced(sessions: Sessions, queue: Queue) -> Iterator[Session]:
     with transaction(sessions) as session:
         yield session
         waiting: list[Announcement] = session.info.pop(QUEUED_HERE, [])
-    queue.announce(waiting)
+    try:
+        queue.announce(waiting)
+    except Exception:  # What is committed stands; nobody may be told otherwise, or undo what it points at.
+        log.exception("jobs could not be announced; the sweep will")
 
 
 def move(session: Session, job: Job, state: JobState, note: str = "") -> None:
@@ -75,7 +81,12 @@ def announce(session: Session, job: Job) -> None:
     if job.kind is not JobKind.TRAINING:
         job.announced_at = clock()
         session.flush()
-        session.info.setdefault(QUEUED_HERE, []).append(Announcement(job.id, job.lane, job.priority))
+        tell(session, Announcement(job.id, job.lane, job.priority))
+
+
+def tell(session: Session, announcement: Announcement) -> None:
+    """Have a message sent once the transaction is committed."""
+    session.info.setdefault(QUEUED_HERE, []).append(announcement)
 
 
 def record_event(session: Session, job: Job, before: JobState | None, note: str = "") -> None:

@@ -109,10 +109,25 @@ def read(folder: Path) -> tuple[CheckpointRecord, dict[str, Tensor]] | None:
     Raises:
         TrainingError: Every checkpoint is damaged, or was written by a newer version.
     """
+    found = _newest_whole(folder)
+    return None if found is None else found[1]
+
+
+def find(folder: Path) -> tuple[Path, int] | None:
+    """Return the file of the latest whole checkpoint and how many epochs it holds; None where there is none.
+
+    Raises:
+        TrainingError: Every checkpoint is damaged, or was written by a newer version.
+    """
+    found = _newest_whole(folder)
+    return None if found is None else (found[0], len(found[1][0].epochs))
+
+
+def _newest_whole(folder: Path) -> tuple[Path, tuple[CheckpointRecord, dict[str, Tensor]]] | None:
     candidates = [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()]
     for path in candidates:
         try:
-            return _read(path)
+            return path, _read(path)
         except _DamagedError as damage:
             log.warning("checkpoint is damaged", extra={"file": path.name, "reason": str(damage)})
     if candidates:

@@ -171,7 +171,7 @@ def give_back(sessions: Sessions, taken: Claim, reason: str = "killed by signal 
 def sweep(sessions: Sessions) -> int:
     """Take back what silent workers have."""
     with transaction(sessions) as session:
-        return jobs.sweep(session, MAX_CRASHES)
+        return sum(jobs.take_back(session, job_id, MAX_CRASHES) for job_id in jobs.expired(session))
 
 
 def steer(sessions: Sessions, verb: Callable[[Session, UUID], Job], job_id: UUID) -> JobState:
@@ -242,7 +242,7 @@ def typical_result(taken: Claim) -> Record:
         JobKind.INGEST: lambda _: ingest_result(6),
         JobKind.PLAN: _plan_result,
         JobKind.PREPROCESS: lambda taken: PreprocessResult(
-            files={"0/voxels.npy": stored(taken, "0/voxels.npy")}, cases=("case_000",)
+            files={"0/voxels.npy": stored(taken, "0/voxels.npy")}, cases=("case_000",), digest="d"
         ),
         JobKind.TRAIN: _train_result,
         JobKind.SELECT: _select_result,

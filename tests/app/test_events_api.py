@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from pydantic import SecretStr
+from servers import PostgresServer
 
 from app.api.events import LOOK_SECONDS
 from app.db.base import transaction
@@ -28,7 +29,7 @@ from tests.app.conftest import Serve
 class Event:
     """One block of a stream."""
 
-    id: int | None
+    id: str | None
     name: str
     content: dict[str, Any]
 
@@ -39,9 +40,7 @@ def events_of(response: httpx.Response) -> Iterator[Event]:
     for line in response.iter_lines():
         name, _, value = line.partition(":")
         if line == "" and "data" in fields:
-            yield Event(
-                int(fields["id"]) if "id" in fields else None, fields["event"], json.loads(fields["data"])
-            )
+            yield Event(fields.get("id"), fields["event"], json.loads(fields["data"]))
         fields = {} if line == "" else {**fields, name: value.removeprefix(" ")}
 
 
@@ -104,13 +103,14 @@ def test_who_comes_late_is_told_everything_from_the_beginning(
     assert told[-1].content["result"] == {"dataset_id": str(submission.id)}
 
 
-def test_only_entries_carry_ids(client: httpx.Client, resources: Resources) -> None:
+def test_entries_and_the_end_carry_ids(client: httpx.Client, resources: Resources) -> None:
     submission = playing.upload(resources)
     playing.finish(resources.sessions, playing.claim(resources.sessions))
 
     told = follow(client, submission.job_id)
 
-    assert [event.id is not None for event in told] == [True, True, True, False, False]
+    assert [event.id is not None for event in told] == [True, True, True, False, True]
+    assert told[-1].id == f"{told[2].id}-end"
 
 
 def test_who_comes_back_is_told_only_what_came_later(client: httpx.Client, resources: Resources) -> None:
@@ -126,11 +126,37 @@ def test_who_comes_back_is_told_only_what_came_later(client: httpx.Client, resou
 def test_who_has_seen_the_end_is_told_to_stay_away(client: httpx.Client, resources: Resources) -> None:
     submission = playing.upload(resources)
     playing.finish(resources.sessions, playing.claim(resources.sessions))
-    last = follow(client, submission.job_id)[-3].id
+    last = follow(client, submission.job_id)[-1].id
 
     response = client.get(f"/jobs/{submission.job_id}/events", headers={"Last-Event-ID": str(last)})
 
     assert (response.status_code, response.content) == (204, b"")
+
+
+def test_who_was_cut_off_just_before_the_end_gets_it(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.upload(resources)
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+    last = follow(client, submission.job_id)[-3].id
+
+    told = follow(client, submission.job_id, last)
+
+    assert names(told) == ["progress", "end"]
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_database_that_is_restarted_cuts_no_stream(
+    client: httpx.Client, resources: Resources, postgres: PostgresServer
+) -> None:
+    submission = playing.upload(resources)
+
+    with stream(client, submission.job_id) as events:
+        first = [next(events), next(events)]
+        postgres.restart(crash=True)
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+        rest = list(events)
+
+    assert names(first) == ["state", "progress"]
+    assert names(rest)[-1] == "end"
 
 
 def test_who_has_seen_an_end_that_was_taken_back_hears_more(
@@ -138,7 +164,7 @@ def test_who_has_seen_an_end_that_was_taken_back_hears_more(
 ) -> None:
     submission = playing.upload(resources)
     playing.fail(resources.sessions, playing.claim(resources.sessions))
-    last = follow(client, submission.job_id)[-3].id
+    last = follow(client, submission.job_id)[-1].id
     playing.steer(resources.sessions, steering.retry, submission.job_id)
     playing.play_all(resources.sessions)
 
@@ -248,7 +274,7 @@ def test_a_client_that_was_cut_off_misses_nothing(client: httpx.Client, resource
     playing.finish(resources.sessions, taken)
     rest = follow(client, submission.job_id, seen[-1].id)
 
-    ids = [event.id for event in seen + rest if event.id is not None]
+    ids = [int(event.id) for event in (seen + rest)[:-1] if event.id is not None]
     assert names(rest) == ["epoch", "epoch", "state", "progress", "end"]
     assert ids == sorted(set(ids))
 

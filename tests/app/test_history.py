@@ -48,7 +48,7 @@ def test_a_history_begins_with_the_birth_and_ends_with_the_end(resources: Resour
         (JobState.QUEUED, JobState.RUNNING),
         (JobState.RUNNING, JobState.SUCCEEDED),
     ]
-    assert told.entries[1].content["note"] == "claimed by a worker"
+    assert told.entries[1].content["note"] == "attempt 1"
     assert told.is_all
     assert told.status.has_ended
 

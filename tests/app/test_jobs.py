@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from app.db.base import transaction
 from app.db.models import Epoch, Job, JobEvent, StoredObject
@@ -73,8 +73,7 @@ def test_every_write_needs_the_newest_fence(resources: Resources) -> None:
     playing.upload(resources)
     stale = playing.claim(resources.sessions)
     playing.let_leases_run_out(resources.sessions)
-    with transaction(resources.sessions) as session:
-        assert jobs.sweep(session, playing.MAX_CRASHES) == 1
+    assert playing.sweep(resources.sessions) == 1
     fresh = playing.claim(resources.sessions)
 
     progress = Progress(stage="verify", done=1, total=2)
@@ -99,10 +98,24 @@ def test_a_worker_that_slept_past_its_lease_cannot_write(resources: Resources) -
 
     playing.let_leases_run_out(resources.sessions)
 
-    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
-        jobs.renew(session, taken, 30)
     with pytest.raises(LeaseLostError):
         playing.finish(resources.sessions, taken)
+    playing.sweep(resources.sessions)
+    with pytest.raises(LeaseLostError), transaction(resources.sessions) as session:
+        jobs.renew(session, taken, 30)
+
+
+def test_a_lease_that_ran_out_is_renewed_while_nobody_has_taken_the_job(resources: Resources) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    playing.let_leases_run_out(resources.sessions)  # As for everybody whose database was away.
+
+    with transaction(resources.sessions) as session:
+        state = jobs.renew(session, taken, 30)
+    playing.finish(resources.sessions, taken)
+
+    assert state is JobState.RUNNING
+    assert playing.job_row(resources.sessions, taken.job_id).attempt == 1
 
 
 def test_a_beat_lengthens_the_lease_and_hears_of_the_stop_request(resources: Resources) -> None:
@@ -234,7 +247,7 @@ def test_a_running_job_is_canceled_once_its_child_has_stopped(resources: Resourc
             assert steering.cancel(session, submission.job_id).state is JobState.CANCELING
 
     with transaction(resources.sessions) as session:
-        jobs.stopped(session, taken)
+        jobs.give_back(session, taken, "asked to stop")
 
     row = playing.job_row(resources.sessions, submission.job_id)
     assert row.state is JobState.CANCELED
@@ -262,8 +275,7 @@ def test_the_sweep_ends_what_was_canceled_while_its_worker_was_dead(resources: R
     playing.let_leases_run_out(resources.sessions)
 
     for expected in (1, 0):
-        with transaction(resources.sessions) as session:
-            assert jobs.sweep(session, playing.MAX_CRASHES) == expected
+        assert playing.sweep(resources.sessions) == expected
 
     assert playing.job_row(resources.sessions, submission.job_id).state is JobState.CANCELED
 
@@ -272,8 +284,7 @@ def test_the_sweep_leaves_jobs_whose_worker_beats(resources: Resources) -> None:
     playing.upload(resources)
     playing.claim(resources.sessions)
 
-    with transaction(resources.sessions) as session:
-        assert jobs.sweep(session, playing.MAX_CRASHES) == 0
+    assert playing.sweep(resources.sessions) == 0
 
 
 def test_a_finished_job_cannot_be_canceled(resources: Resources) -> None:
@@ -426,7 +437,7 @@ def test_announcing_again_does_not_wait_for_rows_that_others_hold(resources: Res
         other.get(Job, held.job_id, with_for_update=True)
         with transaction(resources.sessions) as session:
             session.execute(text("SET LOCAL lock_timeout = '2s'"))
-            count = jobs.announce_again(session, [Lane.CPU], -1)
+            count = jobs.announce_again(session, {Lane.CPU: 0}, -1)
             announced = [one.job_id for one in session.info[QUEUED_HERE]]
 
     assert (count, announced) == (1, [free.job_id])
@@ -435,22 +446,45 @@ def test_announcing_again_does_not_wait_for_rows_that_others_hold(resources: Res
 def test_only_old_announcements_of_the_lanes_are_repeated(resources: Resources) -> None:
     submission = playing.upload(resources)
 
-    def repeated(lanes: list[Lane], older_than_seconds: float) -> int:
+    def repeated(messages: dict[Lane, int], older_than_seconds: float) -> int:
         with transaction(resources.sessions) as session:
-            return jobs.announce_again(session, lanes, older_than_seconds)
+            return jobs.announce_again(session, messages, older_than_seconds)
 
-    assert repeated([Lane.TRAIN, Lane.PREDICT], -1) == 0
-    assert repeated([Lane.CPU], 60) == 0
-    assert repeated([Lane.CPU], -1) == 1
+    assert repeated({Lane.TRAIN: 0, Lane.PREDICT: 0}, -1) == 0
+    assert repeated({Lane.CPU: 0}, 60) == 0
+    assert repeated({Lane.CPU: 1}, -1) == 0
+    assert repeated({Lane.CPU: 0}, -1) == 1
     playing.steer(resources.sessions, steering.pause, submission.job_id)
-    assert repeated([Lane.CPU], -1) == 0
+    assert repeated({Lane.CPU: 0}, -1) == 0
+
+
+def test_a_lane_that_lost_some_of_its_messages_is_told_of_all_its_jobs(resources: Resources) -> None:
+    waiting = [playing.upload(resources).job_id for _ in range(3)]
+
+    with transaction(resources.sessions) as session:
+        jobs.announce_again(session, {Lane.CPU: 2}, -1)
+        announced = [one.job_id for one in session.info[QUEUED_HERE]]
+
+    assert sorted(announced) == sorted(waiting)
+
+
+def test_a_row_that_the_release_before_queued_is_announced(resources: Resources) -> None:
+    submission = playing.upload(resources)
+    with transaction(resources.sessions) as session:
+        session.execute(update(Job).values(announced_at=None))
+
+    with transaction(resources.sessions) as session:
+        jobs.announce_again(session, {Lane.CPU: 0}, 60)
+        announced = [one.job_id for one in session.info[QUEUED_HERE]]
+
+    assert announced == [submission.job_id]
 
 
 def test_a_training_itself_is_never_announced(resources: Resources) -> None:
     playing.training(resources, playing.ready_dataset(resources))
 
     with transaction(resources.sessions) as session:
-        jobs.announce_again(session, list(Lane), -1)
+        jobs.announce_again(session, dict.fromkeys(Lane, 0), -1)
         announced = session.info[QUEUED_HERE]
 
     assert [playing.job_row(resources.sessions, one.job_id).kind for one in announced] == [JobKind.PLAN]

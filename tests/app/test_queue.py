@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import servers
+from pydantic import ValidationError
 from redis import Redis, RedisError
 from servers import RedisServer
 
@@ -110,13 +111,15 @@ def test_a_message_says_only_which_job(queue: CeleryQueue, redis: Redis) -> None
     assert (message["headers"]["task"], message["content-type"]) == ("run_job", "application/json")
 
 
-def test_a_lane_is_silent_as_long_as_it_has_no_message_of_any_priority(queue: CeleryQueue) -> None:
-    before = set(queue.silent_lanes())
+def test_messages_of_every_priority_are_counted(queue: CeleryQueue) -> None:
+    before = queue.messages()
 
-    queue.announce([announcement(Lane.CPU, 6), announcement(Lane.PREDICT, BATCH)])
+    queue.announce(
+        [announcement(Lane.CPU, 6), announcement(Lane.PREDICT, BATCH), announcement(Lane.PREDICT, 0)]
+    )
 
-    assert before == set(Lane)
-    assert set(queue.silent_lanes()) == {Lane.TRAIN}
+    assert before == {Lane.CPU: 0, Lane.TRAIN: 0, Lane.PREDICT: 0}
+    assert queue.messages() == {Lane.CPU: 1, Lane.TRAIN: 0, Lane.PREDICT: 2}
 
 
 def test_a_broker_that_answers_is_reachable(queue: CeleryQueue) -> None:
@@ -152,7 +155,7 @@ def require_patience(queue: Queue) -> None:
     with at_most(BOUND_SECONDS):
         queue.announce(announcement() for _ in range(100))
     with at_most(BOUND_SECONDS):
-        assert queue.silent_lanes() == ()
+        assert queue.messages() == {}
     with at_most(BOUND_SECONDS), pytest.raises((RedisError, OSError)):
         queue.require_reachable()
 
@@ -184,14 +187,14 @@ def test_a_broker_that_takes_connections_and_says_nothing_disturbs_nobody(own_re
         assert job_ids(redis, "cpu:6")[-1] == one.job_id
 
 
-def test_without_a_broker_nobody_is_told_and_nothing_is_silent() -> None:
+def test_without_a_broker_nobody_is_told_and_nothing_is_counted() -> None:
     queue = open_queue(None)
 
     queue.announce([announcement()])
     queue.require_reachable()
 
     assert isinstance(queue, PolledQueue)
-    assert queue.silent_lanes() == ()
+    assert queue.messages() == {}
 
 
 def with_queue(resources: Resources, queue: Queue) -> Resources:
@@ -333,3 +336,31 @@ def test_a_service_whose_broker_is_away_is_not_ready_and_says_so(
     assert [answer.status_code for answer in (before, away, after)] == [200, 503, 200]
     assert away.json()["failed"] == ["queue"]
     assert httpx.codes.is_success(client.get("/health/live").status_code)
+
+
+class Broken(PolledQueue):
+    """A queue with a mistake in it."""
+
+    def announce(self, announcements: Iterable[Announcement]) -> None:
+        raise ValueError(announcements)
+
+
+def test_a_mistake_in_announcing_undoes_nothing_that_is_committed(resources: Resources) -> None:
+    submission = playing.upload(with_queue(resources, Broken()))
+
+    row = playing.job_row(resources.sessions, submission.job_id)
+    assert row.state is JobState.QUEUED
+    assert resources.store.keys("datasets/")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:6379/abc", "redis://h/0?foo=bar", "amqp://h", "h:6379", "redis://", "redis://h/0/1"]
+)
+def test_a_broker_that_cannot_be_named_so_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match="redis://:password@host"):
+        Settings(broker_url=url)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis://:p@h:6379/1", "rediss://h/0?ssl_cert_reqs=required"])
+def test_a_broker_with_a_proper_name_is_taken(url: str) -> None:
+    assert Settings(broker_url=url).broker_url == url

@@ -122,7 +122,7 @@ def test_canceling_a_training_cancels_all_its_jobs(resources: Resources) -> None
         steering.cancel(session, submission.job_id)
     between = playing.states(resources.sessions)
     with transaction(resources.sessions) as session:
-        jobs.stopped(session, running)
+        jobs.give_back(session, running, "asked to stop")
 
     assert between[JobKind.TRAINING] == [JobState.CANCELING]
     assert between[JobKind.TRAIN] == [JobState.CANCELING, JobState.CANCELED]
@@ -169,3 +169,20 @@ def test_a_second_training_reuses_the_fingerprint(resources: Resources) -> None:
     assert taken.order.payload.model_dump()["fingerprint"]["key"] == (
         playing.stored(first, "dataset_fingerprint.json").key
     )
+
+
+def test_a_training_that_the_release_before_began_goes_on(resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0])
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    with transaction(resources.sessions) as session:
+        done = session.scalars(select(Job).where(Job.kind == JobKind.PREPROCESS)).one()
+        done.result = {"cases": 6}
+        done.payload = {name: value for name, value in (done.payload or {}).items() if name != "digest"}
+
+    taken = playing.claim(resources.sessions)
+    playing.finish(resources.sessions, taken)
+    playing.play_all(resources.sessions)
+
+    assert (taken.kind, taken.order.preprocessed) == (JobKind.TRAIN, None)
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.SUCCEEDED

@@ -12,7 +12,7 @@ from sqlalchemy.orm import undefer
 from app.db.base import transaction
 from app.db.models import Job
 from app.jobs import JobState, PlanResult
-from app.services import datasets, jobs, steering
+from app.services import datasets, steering
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.app import playing
@@ -106,8 +106,7 @@ def test_beats_keep_a_long_job_from_the_sweep(
         wait_until(lambda: job(resources, submission.job_id).stage == "train")
         deadline = time.monotonic() + 1.5 * settings.lease_seconds
         while time.monotonic() < deadline:
-            with transaction(resources.sessions) as session:
-                assert jobs.sweep(session, MAX_CRASHES) == 0
+            assert playing.sweep(resources.sessions) == 0
             time.sleep(0.05)
         (settings.data_dir / "go").touch()
 
@@ -219,8 +218,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(
         before = objects(settings)
         process.send_signal(signal.SIGSTOP)
         time.sleep(settings.lease_seconds + 0.1)
-        with transaction(resources.sessions) as session:
-            assert jobs.sweep(session, MAX_CRASHES) == 1
+        assert playing.sweep(resources.sessions) == 1
         mine = playing.claim(resources.sessions)
         (settings.data_dir / "go").touch()  # Its child finishes in the meantime.
         time.sleep(0.5)

@@ -35,6 +35,7 @@ from worker import lifecycle, publishing
 from worker.machine import Worker
 from worker.observer import Message
 from worker.process import Child
+from worker.publishing import Lease
 
 POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
@@ -162,10 +163,10 @@ def test_a_checkpoint_whose_commit_went_unanswered_stays(
     playing.upload(resources)
     taken = playing.claim(resources.sessions)
     watch = lifecycle._Watch(worker, taken, child)
-    watch.note(handed_over(tmp_path, 1))
+    watch.take(handed_over(tmp_path, 1))
 
     with losing_the_next_answer(resources) as lost:
-        watch._checkpoints.wait()
+        watch._checkpoints.wait(Lease(watch._worker, watch._claim))
         watch.finish()
 
     checkpoint = named(job(resources, taken.job_id))
@@ -183,7 +184,7 @@ def test_of_checkpoints_that_come_fast_the_newest_is_stored(
     watch = lifecycle._Watch(worker, taken, child)
 
     for finished in range(1, 6):
-        watch.note(handed_over(tmp_path, finished))
+        watch.take(handed_over(tmp_path, finished))
     watch.finish()
 
     checkpoint = named(job(resources, taken.job_id))
@@ -199,9 +200,9 @@ def test_a_checkpoint_that_cannot_be_stored_does_not_end_the_job(
     taken = playing.claim(resources.sessions)
     watch = lifecycle._Watch(worker, taken, child)
 
-    watch.note({"event": "checkpoint", "path": str(tmp_path / "nowhere"), "epochs": 1})
+    watch.take({"event": "checkpoint", "path": str(tmp_path / "nowhere"), "epochs": 1})
     watch.finish()
-    watch.note(handed_over(tmp_path, 2))
+    watch.take(handed_over(tmp_path, 2))
     watch.finish()
 
     checkpoint = named(job(resources, taken.job_id))
@@ -215,8 +216,8 @@ def test_what_a_worker_stored_that_lost_its_job_is_tidied_by_who_finishes_it(
     settings, submission = player.settings, order("noisy")
     before = objects(settings)
     watch = lifecycle._Watch(player, playing.claim(resources.sessions), child)
-    watch.note(handed_over(tmp_path, 1))
-    watch._checkpoints.wait()
+    watch.take(handed_over(tmp_path, 1))
+    watch._checkpoints.wait(Lease(watch._worker, watch._claim))
     playing.let_leases_run_out(resources.sessions)
     playing.sweep(resources.sessions)
 
@@ -248,9 +249,9 @@ def test_a_beat_and_a_pause_of_the_training_do_not_wait_in_a_circle(
     assert parent_id is not None
     watch = lifecycle._Watch(worker, taken, child)
     for finished in range(1, checkpoints + 1):
-        watch.note(handed_over(tmp_path, finished))
-    watch._checkpoints.wait()
-    watch.note({"event": "progress", "stage": "train", "done": 1, "total": 9, "note": ""})
+        watch.take(handed_over(tmp_path, finished))
+    watch._checkpoints.wait(Lease(watch._worker, watch._claim))
+    watch.take({"event": "progress", "stage": "train", "done": 1, "total": 9, "note": ""})
     beat = threading.Thread(target=watch._beat)
 
     with transaction(resources.sessions) as session:
@@ -308,6 +309,7 @@ def test_a_worker_that_lost_its_job_while_it_stored_the_result_leaves_nothing(
     message = result_of(plan_claim, tmp_path / "outbox")
     before = objects(settings)
     playing.let_leases_run_out(resources.sessions)
+    playing.sweep(resources.sessions)
 
     with pytest.raises(LeaseLostError):
         publishing.publish(worker, plan_claim, message)
@@ -326,6 +328,7 @@ def test_a_result_that_is_done_again_by_another_claim_replaces_what_the_first_le
     second = playing.claim(resources.sessions)
 
     publishing.publish(worker, second, result_of(second, tmp_path / "outbox"))
+    publishing.tidy(worker, second)
 
     assert left.key not in objects(settings)
     assert rows(resources) == objects(settings)
@@ -339,6 +342,22 @@ def test_the_files_of_a_job_that_was_canceled_while_they_were_stored_do_not_stay
     playing.steer(resources.sessions, steering.cancel, plan_claim.job_id)
 
     publishing.publish(worker, plan_claim, message)
+    publishing.tidy(worker, plan_claim)
 
     assert job(resources, plan_claim.job_id).state is JobState.CANCELED
     assert objects(settings) == rows(resources) == before
+
+
+def test_many_files_keep_the_lease_however_short_each_takes(
+    worker: Worker, resources: Resources, plan_claim: Claim, tmp_path: Path
+) -> None:
+    worker.settings = worker.settings.model_copy(update={"lease_seconds": 0.5, "heartbeat_seconds": 0.1})
+    message = result_of(plan_claim, tmp_path / "outbox")
+    slow = publishing.Lease(worker, plan_claim)
+    deadline = time.monotonic() + 3 * worker.settings.lease_seconds
+
+    while time.monotonic() < deadline:
+        publishing._stored(worker, plan_claim, slow, "plans.json", Path(message["files"]["plans.json"]))
+        assert playing.sweep(resources.sessions) == 0
+
+    assert job(resources, plan_claim.job_id).state is JobState.RUNNING

@@ -1,9 +1,11 @@
 """What workers do beside their jobs: take back, announce again, clean up, show that they live."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -20,7 +22,7 @@ from app.services import steering
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.app import playing
-from tests.worker.running import PATIENCE_SECONDS, job, started, wait_until
+from tests.worker.running import PATIENCE_SECONDS, job, objects, started, wait_until
 from worker import upkeep
 from worker.machine import Worker
 
@@ -187,6 +189,41 @@ def train_job(resources: Resources) -> UUID:
     return taken.job_id
 
 
+def let_age(*folders: Path) -> None:
+    """Let folders look as if nobody had claimed anything in them for long."""
+    for folder in folders:
+        os.utime(folder, (0, 0))
+
+
+def test_a_folder_that_was_just_claimed_stays_whatever_the_row_said_before(
+    worker: Worker, resources: Resources, settings: Settings
+) -> None:
+    ended = playing.upload(resources).job_id
+    playing.steer(resources.sessions, steering.cancel, ended)
+    folder = settings.resolved_workspace_dir / "trainings" / str(ended) / "2"
+    folder.mkdir(parents=True)
+
+    upkeep.clean(worker)
+
+    assert folder.is_dir()
+
+
+def test_objects_that_no_row_knows_go_once_they_are_old(
+    worker: Worker, resources: Resources, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    playing.upload(resources)
+    known = objects(settings)
+    orphan = playing.publish(resources, settings.data_dir, "ingest/x/1/left", b"left")
+
+    upkeep.collect(worker)
+    young = objects(settings)
+    monkeypatch.setattr(upkeep, "ORPHAN_SECONDS", -1)
+    upkeep.collect(worker)
+
+    assert young == known | {orphan.key}
+    assert objects(settings) == known
+
+
 def test_only_folders_of_trainings_that_have_ended_are_removed(
     worker: Worker, resources: Resources, settings: Settings
 ) -> None:
@@ -196,6 +233,7 @@ def test_only_folders_of_trainings_that_have_ended_are_removed(
     for job_id in (running, ended, unknown):
         (folder / str(job_id) / "1" / "fold_0").mkdir(parents=True)
     (folder / "notes").mkdir()
+    let_age(*folder.iterdir())
 
     upkeep.clean(worker)
 
@@ -208,6 +246,7 @@ def test_the_folder_of_a_paused_training_stays(
     job_id = train_job(resources)
     folder = settings.resolved_workspace_dir / "trainings" / str(job_id) / "1"
     folder.mkdir(parents=True)
+    let_age(folder.parent)
     playing.steer(resources.sessions, steering.pause, job_id)
     playing.let_leases_run_out(resources.sessions)
     playing.sweep(resources.sessions)
