@@ -8,7 +8,7 @@ from threading import Thread
 
 from app import alive
 from app.db.base import is_outage, transaction
-from app.jobs import Lane
+from app.jobs import JobKind, Lane
 from app.services import jobs
 from app.services.outcomes import KEYS_PER_QUERY
 from app.services.transitions import announced
@@ -23,7 +23,7 @@ CLEANING_SECONDS = 600.0
 """Between two looks for folders of trainings that have ended elsewhere, and how long those lie untouched."""
 
 COLLECTING_SECONDS = 6 * 3600.0
-"""Between two looks for objects that no row knows."""
+"""Between two looks for objects that no row names."""
 
 ORPHAN_SECONDS = 24 * 3600.0
 """A file is in the store before its row; after a day none will come."""
@@ -69,24 +69,30 @@ def clean(worker: Worker) -> None:
 
 
 def collect(worker: Worker) -> None:
-    """Delete objects that no row knows: left by a process that died between a file and its row."""
+    """Delete what jobs left that have ended: files of a process that died before their row was written.
+
+    Only files of jobs that this database knows: a service that is started with another database, or before
+    a backup is restored into it, must not empty the store.
+    """
     store = worker.workspace().store
-    old = store.keys("", older_than_seconds=ORPHAN_SECONDS)
-    for start in range(0, len(old), KEYS_PER_QUERY):
-        with transaction(worker.readers) as session:
-            orphans = jobs.unnamed(session, old[start : start + KEYS_PER_QUERY])
-        for key in sorted(orphans):
-            store.delete(key)
-        if orphans:
-            log.warning("objects were deleted that no row knows", extra={"objects": len(orphans)})
+    for kind in JobKind:
+        old = store.keys(f"{kind}/", older_than_seconds=ORPHAN_SECONDS)
+        for start in range(0, len(old), KEYS_PER_QUERY):
+            with transaction(worker.readers) as session:
+                orphans = jobs.orphans(session, old[start : start + KEYS_PER_QUERY])
+            for key in orphans:
+                store.delete(key)
+            if orphans:
+                log.warning("objects were deleted that no row names", extra={"objects": len(orphans)})
 
 
 def _go_round(worker: Worker, lanes: Collection[Lane]) -> None:
     """Do all of this until the process ends; whatever goes wrong in one round, there is a next one."""
     beat = alive.beat_file(worker.settings.resolved_workspace_dir / alive.FOLDER_NAME, lanes)
+    often = min(SWEEP_SECONDS, worker.settings.lease_seconds / 2)
     rounds = [
-        _Round(min(SWEEP_SECONDS, worker.settings.lease_seconds / 2), lambda: alive.touch(beat)),
-        _Round(min(SWEEP_SECONDS, worker.settings.lease_seconds / 2), lambda: sweep(worker)),
+        _Round(often, lambda: alive.touch(beat)),
+        _Round(often, lambda: sweep(worker)),
         _Round(CLEANING_SECONDS, lambda: clean(worker)),
     ]
     if Lane.CPU in lanes:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -253,10 +254,20 @@ def objects_of(session: Session, job_id: UUID) -> set[str]:
     return {ref["key"] for ref in named}
 
 
-def unnamed(session: Session, keys: Collection[str]) -> set[str]:
-    """Return those of some keys of the store that no row knows."""
-    known = session.scalars(select(StoredObject.key).where(StoredObject.key.in_(keys)))
-    return set(keys) - set(known)
+def orphans(session: Session, keys: Collection[str]) -> list[str]:
+    """Return those keys, as claims make them, that no row names although their job has ended, sorted."""
+    owners = {key: _owner_of(key) for key in keys}
+    wanted = {job_id for job_id in owners.values() if job_id is not None}
+    ended = set(session.scalars(select(Job.id).where(Job.id.in_(wanted), Job.state.in_(FINAL_STATES))))
+    known = set(session.scalars(select(StoredObject.key).where(StoredObject.key.in_(keys))))
+    return sorted(key for key in keys if owners[key] in ended and key not in known)
+
+
+def _owner_of(key: str) -> UUID | None:
+    """Return the job whose claim stored an object: `<kind>/<job>/<fence>/…`."""
+    with suppress(IndexError, ValueError):
+        return UUID(key.split("/")[1])
+    return None
 
 
 def has_succeeded(session: Session, claim: Claim) -> bool:

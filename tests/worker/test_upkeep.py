@@ -208,12 +208,13 @@ def test_a_folder_that_was_just_claimed_stays_whatever_the_row_said_before(
     assert folder.is_dir()
 
 
-def test_objects_that_no_row_knows_go_once_they_are_old(
+def test_what_ended_jobs_left_goes_once_it_is_old(
     worker: Worker, resources: Resources, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    playing.upload(resources)
+    ended = playing.upload(resources).job_id
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
     known = objects(settings)
-    orphan = playing.publish(resources, settings.data_dir, "ingest/x/1/left", b"left")
+    orphan = playing.publish(resources, settings.data_dir, f"ingest/{ended}/1/left", b"left")
 
     upkeep.collect(worker)
     young = objects(settings)
@@ -222,6 +223,20 @@ def test_objects_that_no_row_knows_go_once_they_are_old(
 
     assert young == known | {orphan.key}
     assert objects(settings) == known
+
+
+def test_nothing_goes_of_jobs_that_go_on_or_that_the_database_does_not_know(
+    worker: Worker, resources: Resources, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on = playing.upload(resources).job_id
+    monkeypatch.setattr(upkeep, "ORPHAN_SECONDS", -1)
+    for name in (f"ingest/{going_on}/1/half", f"train/{uuid4()}/1/of another database", "train/no-job/1/x"):
+        playing.publish(resources, settings.data_dir, name, b"left")
+    before = objects(settings)
+
+    upkeep.collect(worker)
+
+    assert objects(settings) == before
 
 
 def test_only_folders_of_trainings_that_have_ended_are_removed(
