@@ -40,13 +40,13 @@ def _run(mode: Mode, given: argparse.Namespace) -> bool:
     outcome = run(order, folder, say)
     for line in describe(outcome):
         say(line)
-    figures = json.dumps(outcome.figures())
-    if given.keep or not outcome.is_good:
+    figures, is_good = json.dumps(outcome.figures()), outcome.is_good
+    if given.keep or not is_good:
         say(f"data and log of the service are in {folder}")
     else:
         shutil.rmtree(folder)
     say(figures)
-    return outcome.is_good
+    return is_good
 
 
 if __name__ == "__main__":
