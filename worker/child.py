@@ -63,7 +63,7 @@ def serve(perform: Perform, *, is_resident: bool) -> None:
     observer = PipeObserver(send)
     signal.signal(signal.SIGTERM, lambda *_: observer.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop.
-    _end_with_parent()
+    end_with_parent()
     for line in _assignments():
         observer = PipeObserver(send)
         send(_outcome(perform, Assignment.model_validate_json(line), observer))
@@ -129,8 +129,8 @@ def _assignments() -> Iterator[bytes]:
         yield lines.get()
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to end us when the parent ends, even in the middle of a long computation."""
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, even in the middle of a long computation."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 

@@ -1,11 +1,8 @@
 """The worker process: with a broker a Celery worker whose one task calls run_job, without one a dispatcher."""
 
 import argparse
-import ctypes
 import logging
 import mmap
-import signal
-import sys
 import warnings
 from collections.abc import Collection
 from uuid import UUID
@@ -18,7 +15,7 @@ from app.jobs import PRIORITIES, Lane
 from app.queue import RUN_JOB, celery_application
 from app.settings import Settings
 from worker import dispatcher, upkeep
-from worker.child import PARENT_DEATH_SIGNAL
+from worker.child import end_with_parent
 from worker.lifecycle import run_job
 from worker.machine import Worker, open_worker
 
@@ -80,7 +77,7 @@ def application(settings: Settings, lanes: Collection[Lane]) -> Celery:
     @signals.worker_process_init.connect(weak=False)
     def begin(**_: object) -> None:
         """Open connections in the process that runs jobs; they would not survive its fork."""
-        _end_with_parent()
+        end_with_parent()
         worker[:] = [open_worker(settings, lambda: leaving[0] != 0)]
         log.info("worker started", extra={"lanes": sorted(lanes), "owner": worker[0].owner})
         upkeep.start(worker[0], lanes)
@@ -114,12 +111,6 @@ def _arguments(lanes: Collection[Lane]) -> list[str]:
         "--without-heartbeat",
         "--loglevel=WARNING",
     ]
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to end us when the process above is gone, however that ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 if __name__ == "__main__":

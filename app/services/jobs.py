@@ -189,13 +189,11 @@ def drop_checkpoint(session: Session, job: Job) -> str | None:
     return key
 
 
-def succeed(session: Session, claim: Claim, result: Record) -> bool:
+def succeed(session: Session, claim: Claim, result: Record) -> None:
     """End the job well: its result, what follows from it, and the jobs that waited for it.
 
-    A job that was asked to end in the meantime ends canceled: who asked was told so.
-
-    Returns:
-        Whether the result stands; if not, nothing points at its files.
+    A job that was asked to end in the meantime ends canceled, and nothing points at its files: who asked was
+    told so.
 
     Raises:
         LeaseLostError: The job is no longer this worker's.
@@ -203,13 +201,12 @@ def succeed(session: Session, claim: Claim, result: Record) -> bool:
     job = _hold(session, claim)
     if job.state is JobState.CANCELING:
         outcomes.cancel(session, job)
-        return False
+        return
     outcomes.register_objects(session, getattr(result, "files", {}).values())
     job.result = _plain(result)
     drop_checkpoint(session, job)
     outcomes.record_success(session, job, result)
     outcomes.end(session, job, JobState.SUCCEEDED)
-    return True
 
 
 def fail(session: Session, claim: Claim, problem: Mapping[str, Any]) -> None:

@@ -361,3 +361,22 @@ def test_many_files_keep_the_lease_however_short_each_takes(
         assert playing.sweep(resources.sessions) == 0
 
     assert job(resources, plan_claim.job_id).state is JobState.RUNNING
+
+
+def test_a_job_that_is_canceled_as_it_finishes_keeps_the_checkpoint_for_a_retry(
+    worker: Worker, resources: Resources, child: Child, tmp_path: Path
+) -> None:
+    playing.upload(resources)
+    taken = playing.claim(resources.sessions)
+    watch = lifecycle._Watch(worker, taken, child)
+    watch.take(handed_over(tmp_path, 1))
+    watch.finish()
+    playing.steer(resources.sessions, steering.cancel, taken.job_id)
+
+    playing.finish(resources.sessions, taken)
+    publishing.tidy(worker, taken)
+    playing.steer(resources.sessions, steering.retry, taken.job_id)
+
+    found = playing.claim(resources.sessions).order.checkpoint
+    assert found is not None
+    assert resources.store.path(found.file).read_text() == "1 epochs"
