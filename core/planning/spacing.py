@@ -1,8 +1,8 @@
 """The grid that all cases are resampled to: target spacing, axis order, median shape, lower resolution."""
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from math import ceil, floor
+from statistics import median
 
 from core.domain.geometry import Axes, Shape, Spacing, permuted, resampled_shape
 from core.errors import PlanningError
@@ -15,6 +15,9 @@ ANISOTROPIC_PERCENTILE = 10
 
 MEDIAN_PERCENTILE = 50
 """The percentile that is the median."""
+
+HALF = 0.5
+"""Where the nearer of two order statistics changes."""
 
 COARSEST_MARGIN = 1e-5
 """Millimetres by which an anisotropic axis stays coarser than the others, so that it stays first."""
@@ -51,18 +54,46 @@ def target_spacing(spacings: Sequence[Spacing], shapes: Sequence[Shape]) -> Spac
     """
     if not spacings:
         raise PlanningError("cannot plan without training cases; add some to the dataset")
-    target = np.percentile(np.asarray(spacings, dtype=np.float64), MEDIAN_PERCENTILE, axis=0)
-    typical_shape = np.percentile(np.asarray(shapes), MEDIAN_PERCENTILE, axis=0)
-    coarsest = int(np.argmax(target))
-    finer = float(np.delete(target, coarsest).max())
-    shortest = float(np.delete(typical_shape, coarsest).min())
-    is_coarse = target[coarsest] > ANISOTROPY_RATIO * finer
-    is_short = ANISOTROPY_RATIO * typical_shape[coarsest] < shortest
-    if is_coarse and is_short:
-        edges = [spacing[coarsest] for spacing in spacings]
-        thin = float(np.percentile(edges, ANISOTROPIC_PERCENTILE))
+    target = [percentile(edges, MEDIAN_PERCENTILE) for edges in zip(*spacings, strict=True)]
+    coarsest = anisotropic_axis(target, shapes)
+    if coarsest is not None:
+        finer = max(edge for axis, edge in enumerate(target) if axis != coarsest)
+        thin = percentile((spacing[coarsest] for spacing in spacings), ANISOTROPIC_PERCENTILE)
         target[coarsest] = finer + COARSEST_MARGIN if thin < finer else thin
-    return (float(target[0]), float(target[1]), float(target[2]))
+    z, y, x = target
+    return (z, y, x)
+
+
+def anisotropic_axis(typical: Sequence[float], shapes: Sequence[Shape]) -> int | None:
+    """Return the axis along which the images have few thick slices, if there is one.
+
+    Args:
+        typical: The median spacing in millimetres, (z, y, x).
+        shapes: Voxel counts of the cases after cropping, (z, y, x).
+
+    Source:
+        Engine specification A 5.2 (2) and (3).
+    """
+    typical_shape = [percentile(counts, MEDIAN_PERCENTILE) for counts in zip(*shapes, strict=True)]
+    coarsest = list(typical).index(max(typical))
+    others = [axis for axis in IDENTITY if axis != coarsest]
+    is_coarse = typical[coarsest] > ANISOTROPY_RATIO * max(typical[axis] for axis in others)
+    is_short = ANISOTROPY_RATIO * typical_shape[coarsest] < min(typical_shape[axis] for axis in others)
+    return coarsest if is_coarse and is_short else None
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """Interpolate linearly between the two order statistics around a percentile.
+
+    From the nearer of the two, as numpy does, so that plans agree to the last bit.
+    """
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * (share / 100)
+    below, above = ordered[floor(position)], ordered[ceil(position)]
+    along = position - floor(position)
+    if along >= HALF:
+        return float(above - (above - below) * (1 - along))
+    return float(below + (above - below) * along)
 
 
 def slices_first(spacing: Spacing) -> Axes:
@@ -78,13 +109,13 @@ def slices_first(spacing: Spacing) -> Axes:
 
 def median_spacing(spacings: Sequence[Spacing]) -> Spacing:
     """Return the element-wise median of the spacings as acquired, in millimetres."""
-    z, y, x = (float(edge) for edge in np.median(np.asarray(spacings, dtype=np.float64), axis=0))
+    z, y, x = (float(median(edges)) for edges in zip(*spacings, strict=True))
     return (z, y, x)
 
 
 def median_shape(shapes: Sequence[Shape]) -> tuple[float, float, float]:
     """Return the element-wise median of voxel counts; halves occur."""
-    z, y, x = (float(count) for count in np.median(np.asarray(shapes), axis=0))
+    z, y, x = (float(median(counts)) for counts in zip(*shapes, strict=True))
     return (z, y, x)
 
 

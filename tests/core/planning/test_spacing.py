@@ -1,5 +1,6 @@
 """The target spacing, axis order and lower resolution."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from core.errors import PlanningError
 from core.planning.spacing import (
     coarsened,
     median_resampled_shape,
+    percentile,
     slices_first,
     target_spacing,
     transposed_median,
@@ -91,3 +93,8 @@ def test_lower_resolution_takes_thirty_steps_for_a_liver_scan() -> None:
 
 def test_axes_far_finer_than_the_coarsest_are_coarsened_alone() -> None:
     assert coarsened((3.0, 1.0, 2.0)) == (3.0, 1.03, 2.0)
+
+
+@given(st.lists(edges, min_size=1, max_size=40), st.sampled_from([0, 0.5, 10, 50, 99.5, 100]))
+def test_percentiles_are_those_of_numpy_to_the_last_bit(values: list[float], share: float) -> None:
+    assert percentile(values, share) == np.percentile(values, share)
