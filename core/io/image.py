@@ -109,7 +109,7 @@ def disagreement(first: Header, second: Header) -> str | None:
         return f"their spacings (z, y, x) differ: {_triple(ours.spacing)} and {_triple(theirs.spacing)} mm"
     if ours.is_2d != theirs.is_2d:
         return "one is a 2D image and the other a volume with one slice"
-    if _corner_distance(first, second) <= POSITION_TOLERANCE * min(ours.file_spacing_xyz):
+    if corner_distance(first, second) <= POSITION_TOLERANCE * min(ours.file_spacing_xyz):
         return None
     if any(
         abs(one - other) > SPACING_TOLERANCE
@@ -119,7 +119,7 @@ def disagreement(first: Header, second: Header) -> str | None:
     return f"their origins (x, y, z) differ: {_triple(ours.origin_xyz)} and {_triple(theirs.origin_xyz)} mm"
 
 
-def _corner_distance(first: Header, second: Header) -> float:
+def corner_distance(first: Header, second: Header) -> float:
     """Return the largest distance between corresponding corners of two grids, in millimetres."""
     sizes_xyz = first.shape[::-1][: len(first.geometry.file_spacing_xyz)]
     corners_xyz = np.array(list(product(*((0, size - 1) for size in sizes_xyz))), dtype=np.float64)
