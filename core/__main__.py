@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,8 @@ from core.domain.progress import Progress
 from core.domain.record import describe, parse_json
 from core.domain.training import EpochRecord, Fold, TrainingSettings
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
+
+GB = 1e9
 
 console = Console(stderr=True)
 verbs = typer.Typer(
@@ -131,15 +135,80 @@ def plan(
     values = {
         "preset": preset,
         "gpu_memory_gb": gpu_memory_gb,
-        "target_spacing": None if target_spacing is None else _numbers(target_spacing),
+        "target_spacing": None if target_spacing is None else _triple(target_spacing),
         "suppress_transpose": suppress_transpose,
         "plans_name": plans_name,
         "reader": reader or description.reader,
         "dataset_name": dataset_name or description.model_dump().get("name") or "",
     }
     settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
-    measured = Fingerprint.model_validate(parse_json(_text(fingerprint), fingerprint.name, PlanningError))
-    pipeline.plan(description, measured, settings, out)
+    pipeline.plan(description, _fingerprint(fingerprint), settings, out)
+
+
+@verbs.command()
+def explain(
+    plans: Plans,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(help="z,y,x in voxels: also estimate the memory of predicting such an image."),
+    ] = None,
+    image_spacing: Annotated[
+        str | None, typer.Option(help="z,y,x in mm of that image; by default that of the median case.")
+    ] = None,
+    fingerprint: Annotated[
+        Path | None, typer.Option(help="dataset_fingerprint.json: reasons with the dataset's figures.")
+    ] = None,
+    dataset_json: Annotated[
+        Path | None, typer.Option(help="dataset.json: number of cases, channels.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a switch
+) -> None:
+    """Say why a plan is what it is, and what predicting with it costs."""
+    from core.planning.check import checked_plan
+    from core.planning.explain import explain as explained
+
+    description = None if dataset_json is None else DatasetDescription.parse(_text(dataset_json))
+    shape = None if image_shape is None else _triple(image_shape)
+    found = explained(
+        checked_plan(_text(plans)),
+        fingerprint=None if fingerprint is None else _fingerprint(fingerprint),
+        description=description,
+        image_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
+        image_spacing=None if image_spacing is None else _triple(image_spacing),
+    )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=4))
+        return
+    for name, decisions in groupby(found.decisions, key=lambda decision: decision.configuration):
+        print(name or f"{found.plans_name}, all configurations")
+        for decision in decisions:
+            print(f"  {decision.topic}: {json.dumps(decision.value)}")
+            print(textwrap.fill(decision.reason, 100, initial_indent="    ", subsequent_indent="    "))
+    for cost in found.prediction:
+        print(
+            f"predicting {image_shape} voxels with {cost.configuration}: {cost.tiles} tiles, about "
+            f"{cost.cpu_bytes / GB:.1f} GB on a processor, {cost.gpu_bytes / GB:.1f} GB on a GPU; {cost.reason}"
+        )
+
+
+@verbs.command()
+def move_plans(
+    plans: Plans,
+    raw: Annotated[Path, typer.Option(help="Folder of the dataset that the plans are to be used for.")],
+    out: Out,
+    dataset_name: Annotated[str | None, typer.Option(help="By default the folder's name.")] = None,
+    plans_name: Annotated[str | None, typer.Option(help="By default the plans keep their name.")] = None,
+) -> None:
+    """Carry the plans of one dataset over to another, for pretraining or comparison."""
+    from core import pipeline
+
+    pipeline.move_plan(
+        checked := Plan.parse(_text(plans)),
+        raw,
+        out,
+        dataset_name=dataset_name or raw.resolve().name,
+        plans_name=plans_name or checked.plans_name,
+    )
 
 
 @verbs.command()
@@ -247,12 +316,20 @@ def _text(path: Path) -> str:
         raise DatasetError(f"cannot read {path}: {reason}") from reason
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """Read numbers separated by commas."""
+def _fingerprint(path: Path) -> Fingerprint:
+    """Read a dataset_fingerprint.json."""
+    return Fingerprint.model_validate(parse_json(_text(path), path.name, PlanningError))
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    """Read three positive numbers separated by commas."""
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as reason:
-        raise PlanningError(f"{text!r} is not a list of numbers such as 1,0.5,0.5") from reason
+        z, y, x = (float(part) for part in text.split(","))
+        if min(z, y, x) > 0 and max(z, y, x) < float("inf"):
+            return (z, y, x)
+    except ValueError:
+        pass
+    raise PlanningError(f"{text!r} is not z,y,x: three positive numbers such as 1,0.5,0.5")
 
 
 def _fold(text: str) -> Fold:

@@ -1,16 +1,37 @@
 """plans.json of nnU-Net v2: how images are preprocessed and which network sees which patch."""
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictBool, StrictInt, ValidationError, model_validator
 
 from core.domain.fingerprint import IntensityProperties
 from core.domain.geometry import Axes, Shape, Spacing
-from core.domain.record import SharedRecord, describe, parse_json
+from core.domain.old_plans import with_architecture
+from core.domain.record import SharedRecord, faults, parse_json
 from core.errors import PlanError
+
+INTENSITIES = "foreground_intensity_properties_per_channel"
+OLD_INTENSITIES = "foreground_intensity_properties_by_modality"
+"""What the foreground intensities are called, and were called at first."""
 
 ConfigurationName = str
 """2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres, or a name that a user gave."""
+
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PlanMistake(NamedTuple):
+    """One thing that is wrong with a plan."""
+
+    where: str
+    """Dotted path of the entry; empty for the whole."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
 
 
 class ResamplingArguments(SharedRecord):
@@ -29,17 +50,17 @@ class ArchitectureArguments(SharedRecord):
         Engine specification A 1.7 and A 7.
     """
 
-    n_stages: int = Field(ge=1)
-    features_per_stage: tuple[int, ...]
+    n_stages: Count
+    features_per_stage: tuple[Count, ...]
     conv_op: str
-    kernel_sizes: tuple[tuple[int, ...], ...]
-    strides: tuple[tuple[int, ...], ...]
-    n_conv_per_stage: tuple[int, ...] | None = None
+    kernel_sizes: tuple[tuple[Count, ...], ...]
+    strides: tuple[tuple[Count, ...], ...]
+    n_conv_per_stage: tuple[Count, ...] | None = None
     """Convolutions per encoder stage of the plain network."""
-    n_blocks_per_stage: tuple[int, ...] | None = None
+    n_blocks_per_stage: tuple[Count, ...] | None = None
     """Residual blocks per encoder stage of the residual network."""
-    n_conv_per_stage_decoder: tuple[int, ...]
-    conv_bias: bool = True
+    n_conv_per_stage_decoder: tuple[Count, ...]
+    conv_bias: StrictBool = True
     norm_op: str | None = None
     norm_op_kwargs: dict[str, Any] | None = None
     dropout_op: str | None = None
@@ -65,14 +86,14 @@ class Configuration(SharedRecord):
 
     data_identifier: str = ""
     preprocessor_name: str = "DefaultPreprocessor"
-    batch_size: int = Field(default=2, ge=1)
-    patch_size: tuple[int, ...] = Field(min_length=2, max_length=3)
+    batch_size: Count = 2
+    patch_size: tuple[Count, ...] = Field(min_length=2, max_length=3)
     """Voxels that the network sees, two for a 2D network, in transposed order."""
     median_image_size_in_voxels: tuple[int, ...] | tuple[float, ...] = ()
-    spacing: tuple[float, ...] = Field(min_length=2, max_length=3)
+    spacing: tuple[Millimetres, ...] = Field(min_length=2, max_length=3)
     """Millimetres, after transposition; two for a 2D network."""
     normalization_schemes: tuple[str, ...]
-    use_mask_for_norm: tuple[bool, ...]
+    use_mask_for_norm: tuple[StrictBool, ...]
     resampling_fn_data: str
     resampling_fn_seg: str
     resampling_fn_data_kwargs: dict[str, Any]
@@ -80,7 +101,7 @@ class Configuration(SharedRecord):
     resampling_fn_probabilities: str
     resampling_fn_probabilities_kwargs: dict[str, Any]
     architecture: Architecture
-    batch_dice: bool = False
+    batch_dice: StrictBool = False
     previous_stage: str | None = None
     next_stage: str | tuple[str, ...] | None = None
 
@@ -121,21 +142,26 @@ class Plan(SharedRecord):
     label_manager: str | None = None
     foreground_intensity_properties_per_channel: dict[str, IntensityProperties]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_older_name(cls, values: Any) -> Any:
+        """Read the intensities under the name that they had at first; Engine specification A 1.5."""
+        if isinstance(values, dict) and OLD_INTENSITIES in values and INTENSITIES not in values:
+            return {(INTENSITIES if key == OLD_INTENSITIES else key): value for key, value in values.items()}
+        return values
+
     @classmethod
     def parse(cls, text: str | bytes) -> Self:
         """Read the text of a plans.json and check every configuration in it.
 
         Raises:
-            PlanError: It cannot be used; every offending key of the first level is named.
+            PlanError: It cannot be used; every offending entry is named.
         """
         values = parse_json(text, "plans.json", PlanError)
-        try:
-            plan = cls.model_validate(values)
-        except ValidationError as error:
-            raise PlanError(f"plans.json cannot be used: {describe(error)}") from error
-        for name in plan.configurations:
-            plan.configuration(name)
-        return plan
+        mistakes = form_mistakes(values)
+        if mistakes:
+            raise plan_error(mistakes)
+        return cls.model_validate(values)
 
     def configuration(self, name: ConfigurationName) -> Configuration:
         """Return one configuration with what it inherits.
@@ -143,22 +169,94 @@ class Plan(SharedRecord):
         Raises:
             PlanError: It does not exist, inherits in a circle, or lacks something.
         """
-        values = self._inherited(name, ())
-        try:
-            return Configuration.model_validate(values)
-        except ValidationError as error:
-            raise PlanError(
-                f"plans.json, configuration {name}: {describe(error)}", configuration=name
-            ) from error
-
-    def _inherited(self, name: ConfigurationName, heirs: tuple[str, ...]) -> dict[str, Any]:
-        """Return the parent's entries, overridden by the configuration's own."""
-        if name in heirs:
-            circle = " → ".join((*heirs, name))
-            raise PlanError(f"plans.json: configurations inherit in a circle: {circle}", configuration=name)
         if name not in self.configurations:
             known = ", ".join(self.configurations)
             raise PlanError(f"plans.json has no configuration {name!r}; it has: {known}", configuration=name)
-        own = dict(self.configurations[name])
-        parent = own.pop("inherits_from", None)
-        return own if parent is None else {**self._inherited(parent, (*heirs, name)), **own}
+        try:
+            return Configuration.model_validate(with_architecture(with_inherited(self.configurations, name)))
+        except ValidationError as error:
+            wrong = "; ".join(f"{where}: {what}" for where, what in faults(error))
+            raise PlanError(f"plans.json, configuration {name}: {wrong}", configuration=name) from error
+
+
+def with_inherited(
+    configurations: Mapping[str, Mapping[str, Any]], name: ConfigurationName
+) -> dict[str, Any]:
+    """Return a configuration's entries, and those of its parents that it does not replace.
+
+    Raises:
+        PlanError: A parent does not exist, or configurations inherit in a circle.
+
+    Source:
+        Engine specification A 1.7.
+    """
+    line: list[str] = []
+    entries: dict[str, Any] = {}
+    heir: str = ""
+    parent: Any = name
+    while parent is not None:
+        if parent in line:
+            circle = " → ".join((*line, parent))
+            raise PlanError(f"plans.json: configurations inherit in a circle: {circle}", configuration=name)
+        if not isinstance(parent, str) or parent not in configurations:
+            raise PlanError(
+                f"plans.json: configuration {heir} inherits from {parent!r}, which does not exist; "
+                f"choose one of: {', '.join(configurations)}",
+                configuration=name,
+            )
+        line.append(parent)
+        own = dict(configurations[parent])
+        heir, parent = parent, own.pop("inherits_from", None)
+        entries = own | entries
+    return entries
+
+
+def form_mistakes(values: Mapping[str, Any]) -> list[PlanMistake]:
+    """Check the form of a whole plans.json: its entries, and each configuration with what it inherits.
+
+    Args:
+        values: The JSON object.
+
+    Returns:
+        Every entry that is missing or cannot be what it is, in the order of the file.
+    """
+    mistakes: list[PlanMistake] = []
+    try:
+        Plan.model_validate(values)
+    except ValidationError as error:
+        mistakes += [PlanMistake(where, what) for where, what in faults(error)]
+    configurations = values.get("configurations")
+    if not isinstance(configurations, dict):
+        return mistakes
+    if not configurations:
+        mistakes.append(PlanMistake("configurations", "there is none; plan again"))
+    sound = {name: entries for name, entries in configurations.items() if isinstance(entries, dict)}
+    for name in sound:
+        mistakes += _configuration_mistakes(sound, name)
+    return mistakes
+
+
+def _configuration_mistakes(sound: Mapping[str, Mapping[str, Any]], name: str) -> list[PlanMistake]:
+    """Check the form of one configuration; what it inherits is the parent's mistake."""
+    try:
+        entries = with_architecture(with_inherited(sound, name))
+        Configuration.model_validate(entries)
+    except PlanError as error:
+        return [PlanMistake(f"configurations.{name}", error.message.removeprefix("plans.json: "))]
+    except ValidationError as error:
+        own = sound[name]
+        is_heir = "inherits_from" in own
+        return [
+            PlanMistake(f"configurations.{name}.{where}", what)
+            for where, what in faults(error)
+            if not is_heir or where.partition(".")[0] in own
+        ]
+    return []
+
+
+def plan_error(mistakes: list[PlanMistake]) -> PlanError:
+    """Return the error that names all mistakes, in its sentence and for programs."""
+    return PlanError(
+        f"plans.json cannot be used: {'; '.join(map(str, mistakes))}",
+        problems=[{"where": mistake.where, "message": mistake.message} for mistake in mistakes],
+    )

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import DomainError
+
+TRIED_TYPE = re.compile(r"int|float|str|bool|(tuple|list|dict|literal|nullable|function-[a-z]+)\[.*")
+"""Parts of a pydantic error's place that stand for one branch of a union."""
 
 
 class Record(BaseModel):
@@ -30,12 +34,21 @@ class SharedRecord(Record):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def describe(error: ValidationError) -> str:
-    """Put a pydantic error into one sentence that names every offending key."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'the whole'}: {item['msg']}"
+def faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Take a pydantic error apart into where, as a dotted path, and what; each pair once.
+
+    Parts of a place that name the type that was tried, instead of a key or an index, are left out.
+    """
+    pairs = (
+        (".".join(str(part) for part in item["loc"] if not TRIED_TYPE.fullmatch(str(part))), item["msg"])
         for item in error.errors(include_url=False)
     )
+    return list(dict.fromkeys(pairs))
+
+
+def describe(error: ValidationError) -> str:
+    """Put a pydantic error into one sentence that names every offending key."""
+    return "; ".join(f"{where or 'the whole'}: {what}" for where, what in faults(error))
 
 
 def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[str, Any]:

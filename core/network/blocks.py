@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.domain.names import last_part
 from core.domain.plan import ArchitectureArguments
 from core.errors import PlanError
 from core.network.operations import (
@@ -96,11 +97,6 @@ def layers(arguments: ArchitectureArguments) -> Layers:
         eps=float(norm_arguments.get("eps", DEFAULT_EPS)),
         slope=float((arguments.nonlin_kwargs or {}).get("negative_slope", slope)),
     )
-
-
-def last_part(name: str) -> str:
-    """Return the last part of a dotted name: names are looked up, never imported."""
-    return name.rpartition(".")[2]
 
 
 class ConvBlock(nn.Module):

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from core.domain.names import last_part
 from core.domain.plan import Architecture, ArchitectureArguments
 from core.errors import PlanError
 from core.network.blocks import (
@@ -15,7 +16,6 @@ from core.network.blocks import (
     ResidualBlock,
     ResidualStage,
     Size,
-    last_part,
     layers,
 )
 from core.network.operations import BatchNormActivation, InstanceNormActivation, Upsampling, upsample

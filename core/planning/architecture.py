@@ -1,5 +1,6 @@
 """The network of a topology: width and depth of its stages, and the operators it is made of."""
 
+from core.domain.old_plans import OPERATORS, UNETS, fixed_arguments
 from core.domain.plan import Architecture, ArchitectureArguments
 from core.planning.topology import Topology
 
@@ -21,12 +22,6 @@ DEEP_RESIDUAL_BLOCKS = 6
 RESIDUAL_DECODER_CONVOLUTIONS = 1
 """Convolutions per decoder stage of the residual network."""
 
-UNETS = "dynamic_network_architectures.architectures.unet"
-"""Module path under which other tools look the networks up; ours are looked up by the last part."""
-
-OPERATORS = ("conv_op", "norm_op", "dropout_op", "nonlin")
-"""Arguments that name an operator."""
-
 
 def architecture(chosen: Topology, *, is_residual: bool) -> Architecture:
     """Describe the U-Net for a topology.
@@ -44,13 +39,7 @@ def architecture(chosen: Topology, *, is_residual: bool) -> Architecture:
         conv_op=f"torch.nn.modules.conv.Conv{dimensions}d",
         kernel_sizes=chosen.kernel_sizes,
         strides=chosen.strides,
-        conv_bias=True,
-        norm_op=f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
-        norm_op_kwargs={"eps": 1e-05, "affine": True},
-        dropout_op=None,
-        dropout_op_kwargs=None,
-        nonlin="torch.nn.LeakyReLU",
-        nonlin_kwargs={"inplace": True},
+        **fixed_arguments(dimensions),
         **depth,
     )
     name = "ResidualEncoderUNet" if is_residual else "PlainConvUNet"

@@ -1,0 +1,55 @@
+"""The names that a plan may use, as data: so that a plan can be checked where their implementations are not loaded."""
+
+from typing import Final
+
+READER_NAMES: Final = frozenset(
+    {
+        "NaturalImage2DIO",
+        "NibabelIO",
+        "NibabelIOWithReorient",
+        "SimpleITKIO",
+        "SimpleITKIOWithReorient",
+        "Tiff3DIO",
+    }
+)
+"""Of `core.io.readers.READERS`."""
+
+NORMALIZATION_NAMES: Final = frozenset(
+    {
+        "CTNormalization",
+        "NoNormalization",
+        "RGBTo01Normalization",
+        "RescaleTo01Normalization",
+        "ZScoreNormalization",
+    }
+)
+"""Of `core.preprocessing.normalize.NORMALIZATIONS`."""
+
+RESAMPLING_NAMES: Final = frozenset(
+    {
+        "no_resampling_hack",
+        "resample_data_or_seg_to_shape",
+        "resample_data_or_seg_to_spacing",
+        "resample_labels_by_threshold",
+        "resample_torch_fornnunet",
+        "resample_torch_simple",
+    }
+)
+"""Of `core.preprocessing.resample.RESAMPLINGS`."""
+
+NETWORK_NAMES: Final = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
+"""Of `core.network.unet.ARCHITECTURES`, by the last part of a dotted name."""
+
+CONVOLUTION_NAMES: Final = {"Conv2d": 2, "Conv3d": 3}
+"""Of `core.network.blocks.CONVOLUTIONS`, with their spatial axes."""
+
+NORM_NAMES: Final = {"BatchNorm2d": 2, "BatchNorm3d": 3, "InstanceNorm2d": 2, "InstanceNorm3d": 3}
+"""Of `core.network.blocks.NORMS`, with their spatial axes."""
+
+ACTIVATION_NAMES: Final = frozenset({"LeakyReLU", "ReLU"})
+"""Of `core.network.blocks.ACTIVATIONS`."""
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a dotted name: names are looked up, never imported."""
+    return name.rpartition(".")[2]

@@ -1,0 +1,396 @@
+"""Why a plan is what it is: a sentence for each decision, from the plan and what else is known of the dataset."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from core.domain.dataset import DatasetDescription
+from core.domain.explanation import Decision, Explanation
+from core.domain.fingerprint import Fingerprint
+from core.domain.geometry import Shape, Spacing, permuted
+from core.domain.plan import Configuration, ConfigurationName, Plan
+from core.planning.explain_network import batch_reason, network_decisions, patch_reason
+from core.planning.normalization import CROPPED_MUCH, DEFAULT_SCHEME, SCHEMES
+from core.planning.planner import LOW_RESOLUTION_GAIN, LOW_RESOLUTION_SHARE
+from core.planning.prediction_memory import prediction_memory
+from core.planning.presets import PRESETS, Preset
+from core.planning.spacing import (
+    ANISOTROPY_RATIO,
+    anisotropic_axis,
+    median_spacing,
+    slices_first,
+    target_spacing,
+)
+
+AXES: Final = "zyx"
+"""Names of the file's axes."""
+
+UNKNOWN_HEADS: Final = 3
+"""Logits per voxel that are assumed where dataset.json is not at hand."""
+
+SAME: Final = 1e-6
+"""Relative difference up to which two spacings are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the reasons are drawn from."""
+
+    plan: Plan
+    fingerprint: Fingerprint | None
+    description: DatasetDescription | None
+    preset: Preset
+    is_preset_known: bool
+    """Whether the plan names one of our planners; otherwise the default one is taken for comparison."""
+
+    @property
+    def classes(self) -> int | None:
+        """Entries of `labels` in dataset.json."""
+        return None if self.description is None else self.description.label_set().declared
+
+
+def explain(
+    plan: Plan,
+    *,
+    fingerprint: Fingerprint | None = None,
+    description: DatasetDescription | None = None,
+    image_shape: Shape | None = None,
+    image_spacing: Spacing | None = None,
+) -> Explanation:
+    """Give the reason of every decision in a plan.
+
+    The rules are applied again to what the plan records, so that an entry that was changed by hand is told
+    from one that the planner chose.
+
+    Args:
+        plan: Any plan, also an edited one.
+        fingerprint: Of its dataset; with it, reasons have the dataset's figures.
+        description: Its dataset.json; with it, they have the number of cases and the names of channels.
+        image_shape: Voxels (z, y, x) of an image to predict, if memory is to be estimated.
+        image_spacing: Its millimetres, same order; those of the plan's median case if not given.
+
+    Raises:
+        PlanError: A configuration cannot be used.
+        LabelsError: dataset.json contradicts itself.
+
+    Source:
+        Engine specification A 5.
+    """
+    presets = {PRESETS.get(name).planner: PRESETS.get(name) for name in PRESETS}
+    preset = presets.get(plan.experiment_planner_used or "")
+    known = Known(plan, fingerprint, description, preset or PRESETS.get("default"), preset is not None)
+    decisions = [*_dataset_decisions(known)]
+    for name in plan.configurations:
+        decisions += _configuration_decisions(known, name)
+    heads = len(description.label_set().heads) if description is not None else UNKNOWN_HEADS
+    costs = (
+        prediction_memory(plan, name, heads, image_shape, image_spacing)
+        for name in plan.configurations
+        if image_shape is not None
+    )
+    return Explanation(
+        plans_name=plan.plans_name,
+        planner=plan.experiment_planner_used or "unknown",
+        decisions=tuple(decisions),
+        prediction=tuple(costs),
+    )
+
+
+# --- what holds for all configurations -----------------------------------------------------------------------
+
+
+def _dataset_decisions(known: Known) -> Iterator[Decision]:
+    """Explain reader, axes, normalization, and which configurations exist."""
+    plan = known.plan
+    yield Decision(
+        configuration=None,
+        topic="planner",
+        value=plan.experiment_planner_used,
+        reason=_planner_reason(known),
+    )
+    yield Decision(
+        configuration=None,
+        topic="axes",
+        value=list(plan.transpose_forward),
+        reason=_axes_reason(known),
+    )
+    first = next(iter(plan.configurations), None)
+    if first is not None:
+        yield from _normalization_decisions(known, plan.configuration(first))
+    yield Decision(
+        configuration=None,
+        topic="configurations",
+        value=list(plan.configurations),
+        reason=_configurations_reason(plan),
+    )
+
+
+def _planner_reason(known: Known) -> str:
+    """Say which planner made the plan and what it aims at."""
+    preset = known.preset
+    if not known.is_preset_known:
+        return f"the plan names no planner of this software; its figures are compared with {preset.planner}"
+    network = "a residual encoder" if preset.is_residual else "a plain encoder"
+    share = f"{preset.coverage:.0%}"
+    return (
+        f"{network}, patches and batches for a GPU with about {preset.reference_gb:g} GB unless another target "
+        f"was given, and batches that show at most {share} of the dataset's voxels"
+    )
+
+
+def _axes_reason(known: Known) -> str:
+    """Say why the axes are ordered as they are."""
+    forward = known.plan.transpose_forward
+    names = ", ".join(AXES[axis] for axis in forward)
+    full = _finest(known.plan)
+    target = _file_order(known.plan, full.spacing) if full is not None and not full.is_2d else None
+    expected = None if target is None else slices_first(target)
+    if expected is not None and forward != expected:
+        return (
+            f"{names}: set by hand or kept on request; by the rule, {AXES[expected[0]]} would come first, "
+            "because it is the coarsest axis"
+        )
+    if forward == (0, 1, 2):
+        return f"{names}: as in the files, because no axis is coarser than z"
+    return f"{names}: {AXES[forward[0]]} is the coarsest axis, so it takes the place of the slices"
+
+
+def _normalization_decisions(known: Known, chosen: Configuration) -> Iterator[Decision]:
+    """Explain the normalization of each channel."""
+    names = known.description.channels if known.description is not None else ()
+    for channel, (scheme, masked) in enumerate(
+        zip(chosen.normalization_schemes, chosen.use_mask_for_norm, strict=True)
+    ):
+        name = names[channel] if channel < len(names) else None
+        yield Decision(
+            configuration=None,
+            topic=f"normalization of channel {channel}",
+            value=scheme,
+            reason=_scheme_reason(known, channel, scheme, name) + _mask_reason(known, is_masked=masked),
+        )
+
+
+def _scheme_reason(known: Known, channel: int, scheme: str, name: str | None) -> str:
+    """Say why a channel has its scheme, and what the scheme does."""
+    does = {
+        "CTNormalization": "Hounsfield units are comparable between scanners: clipped to the range of the "
+        "foreground of all cases and scaled by its mean and deviation",
+        "ZScoreNormalization": "its intensities have no fixed scale: each image is brought to mean 0 and deviation 1",
+        "NoNormalization": "intensities are left as they are",
+        "RescaleTo01Normalization": "the range of each image is mapped to 0 … 1",
+        "RGBTo01Normalization": "8-bit colours are divided by 255",
+    }.get(scheme, "a scheme that is not built in")
+    figures = known.plan.foreground_intensity_properties_per_channel.get(str(channel))
+    if scheme == "CTNormalization" and figures is not None:
+        does += (
+            f" (clipped to {figures.percentile_00_5:.4g} … {figures.percentile_99_5:.4g}, mean "
+            f"{figures.mean:.4g}, deviation {figures.std:.4g})"
+        )
+    if name is None:
+        return does
+    expected = SCHEMES.get(name.casefold(), DEFAULT_SCHEME)
+    if expected != scheme:
+        return f"set by hand, a channel called {name!r} would get {expected}; {does}"
+    why = (
+        f"it is called {name!r}"
+        if name.casefold() in SCHEMES
+        else f"{name!r} is no name with a scheme of its own"
+    )
+    return f"{why}; {does}"
+
+
+def _mask_reason(known: Known, *, is_masked: bool) -> str:
+    """Say whether the statistics are taken within the nonzero mask."""
+    left = None if known.fingerprint is None else known.fingerprint.median_relative_size_after_cropping
+    figure = "" if left is None else f" ({left:.0%} of the voxels in the median case)"
+    if is_masked:
+        return (
+            f"; within the nonzero mask alone, because cropping leaves less than {CROPPED_MUCH:.0%}{figure}"
+        )
+    return ""
+
+
+def _configurations_reason(plan: Plan) -> str:
+    """Say which configurations there are, and why not the others."""
+    present = plan.configurations
+    if "3d_fullres" not in present:
+        return "2d alone, because the images are single slices" if "2d" in present else "named by hand"
+    full = plan.configuration("3d_fullres")
+    share = _share(full)
+    if share is None:
+        return "the size of the median image is not recorded, so that nothing can be said of the cascade"
+    if "3d_lowres" in present:
+        low = plan.configuration("3d_lowres")
+        covered = _share(low)
+        sees = "" if covered is None else f", of which its patch covers {covered:.0%}"
+        return (
+            f"with a cascade: a patch of 3d_fullres covers only {share:.1%} of the median image, below "
+            f"{LOW_RESOLUTION_SHARE:.0%}, so 3d_lowres sees a coarser image{sees}, and "
+            "3d_cascade_fullres refines what it found"
+        )
+    if share >= LOW_RESOLUTION_SHARE:
+        return (
+            f"no cascade: a patch of 3d_fullres covers {share:.0%} of the median image, at least "
+            f"{LOW_RESOLUTION_SHARE:.0%}, so a coarser image would show the network little more"
+        )
+    return (
+        f"no cascade: a patch of 3d_fullres covers {share:.0%} of the median image, but an image coarse enough "
+        f"for a patch to cover {LOW_RESOLUTION_SHARE:.0%} would not have {LOW_RESOLUTION_GAIN:g} times fewer "
+        "voxels; or somebody took it out"
+    )
+
+
+# --- one configuration ---------------------------------------------------------------------------------------
+
+
+def _configuration_decisions(known: Known, name: ConfigurationName) -> Iterator[Decision]:
+    """Explain spacing, patch, batch, network and the rest of one configuration."""
+    entries = known.plan.configurations[name]
+    chosen = known.plan.configuration(name)
+    parent = entries.get("inherits_from")
+    if parent is not None:
+        yield _inheritance(name, parent, entries)
+        if not set(entries) & {"spacing", "patch_size", "batch_size", "architecture"}:
+            return
+    yield Decision(
+        configuration=name,
+        topic="spacing",
+        value=list(chosen.spacing),
+        reason=_spacing_reason(known, name, chosen),
+    )
+    budget = known.preset, known.classes
+    yield Decision(
+        configuration=name,
+        topic="patch_size",
+        value=list(chosen.patch_size),
+        reason=patch_reason(chosen, *budget),
+    )
+    cases = None if known.description is None else known.description.training_cases
+    yield Decision(
+        configuration=name,
+        topic="batch_size",
+        value=chosen.batch_size,
+        reason=batch_reason(chosen, *budget, _dataset_voxels(known.plan, chosen, cases)),
+    )
+    yield from network_decisions(name, chosen)
+    yield Decision(
+        configuration=name,
+        topic="batch_dice",
+        value=chosen.batch_dice,
+        reason=(
+            "the Dice loss is taken over the whole batch, because one patch shows only a part of an image"
+            if chosen.batch_dice
+            else "the Dice loss is taken per patch, because a patch shows much of an image"
+        ),
+    )
+
+
+def _inheritance(name: str, parent: str, entries: dict[str, object]) -> Decision:
+    """Explain a configuration that takes most from another one."""
+    changed = sorted(set(entries) - {"inherits_from", "previous_stage"})
+    stage = entries.get("previous_stage")
+    reason = f"everything as in {parent}" + (f" but {', '.join(changed)}" if changed else "")
+    if stage is not None:
+        reason += f"; it sees the segmentation of {stage} beside the image, and refines it"
+    return Decision(configuration=name, topic="inherits_from", value=parent, reason=reason)
+
+
+def _spacing_reason(known: Known, name: str, chosen: Configuration) -> str:
+    """Say where the target spacing comes from."""
+    plan = known.plan
+    if name == "3d_lowres" and "3d_fullres" in plan.configurations:
+        full = plan.configuration("3d_fullres")
+        factor = max(low / high for low, high in zip(chosen.spacing, full.spacing, strict=True))
+        return (
+            f"{_mm(chosen.spacing)}: that of 3d_fullres, made coarser in steps of 3 % (up to {factor:.2f} times in "
+            f"all, the finer axes first) until a patch covers {LOW_RESOLUTION_SHARE:.0%} of the image"
+        )
+    if chosen.is_2d:
+        return f"{_mm(chosen.spacing)} within slices; the distance of slices stays as acquired"
+    median = plan.original_median_spacing_after_transp
+    if known.fingerprint is not None:
+        median = permuted(median_spacing(known.fingerprint.spacings), plan.transpose_forward)
+    return f"{_mm(chosen.spacing)}: {_target_reason(known, chosen.spacing, median)}"
+
+
+def _target_reason(known: Known, target: Sequence[float], median: Spacing | None) -> str:
+    """Say which rule gave the target spacing of a 3D configuration."""
+    if median is None:
+        return "the median of the cases is not recorded"
+    if known.fingerprint is not None:
+        return _measured_target_reason(known, known.fingerprint, target, median)
+    if _is_same(target, median):
+        return "the median of the training cases, axis by axis"
+    is_thick = median[0] > ANISOTROPY_RATIO * max(median[1:])
+    if is_thick and _is_same(target[1:], median[1:]) and target[0] < median[0]:
+        return (
+            f"within slices the median of the cases; across them the 10th percentile instead of the median of "
+            f"{median[0]:.4g} mm, because slices are more than {ANISOTROPY_RATIO:g} times as thick as voxels are "
+            "wide, and blurring the cases with thin slices would lose what they show"
+        )
+    return f"set by hand or on request; the median of the cases is {_mm(median)}"
+
+
+def _measured_target_reason(
+    known: Known, measured: Fingerprint, target: Sequence[float], median: Spacing
+) -> str:
+    """Say the same with the figures of the fingerprint."""
+    forward, shapes = known.plan.transpose_forward, measured.shapes_after_crop
+    cases = len(measured.spacings)
+    by_rule = target_spacing(measured.spacings, shapes)
+    if not _is_same(target, permuted(by_rule, forward)):
+        rule = _mm(permuted(by_rule, forward))
+        return f"set by hand or on request; the rule gives {rule} for these {cases} cases"
+    axis = anisotropic_axis(_file_order(known.plan, median), shapes)
+    if axis is None:
+        return f"the median of {cases} cases, axis by axis"
+    edges = sorted(spacing[axis] for spacing in measured.spacings)
+    return (
+        f"the median of {cases} cases, but along {AXES[axis]} the 10th percentile of their spacings "
+        f"({edges[0]:.4g} … {edges[-1]:.4g} mm, median {_file_order(known.plan, median)[axis]:.4g}): the slices "
+        f"there are few, and more than {ANISOTROPY_RATIO:g} times as thick as voxels are wide"
+    )
+
+
+# --- figures -------------------------------------------------------------------------------------------------
+
+
+def _finest(plan: Plan) -> Configuration | None:
+    """Return the configuration whose spacing is the dataset's target spacing."""
+    name = next(
+        (key for key in ("3d_fullres", "2d", *plan.configurations) if key in plan.configurations), None
+    )
+    return None if name is None else plan.configuration(name)
+
+
+def _share(chosen: Configuration) -> float | None:
+    """Return the share of the median image that a patch covers; None where the median is not recorded."""
+    if not chosen.median_image_size_in_voxels:
+        return None
+    return min(1.0, prod(chosen.patch_size) / prod(chosen.median_image_size_in_voxels))
+
+
+def _dataset_voxels(plan: Plan, chosen: Configuration, cases: int | None) -> float | None:
+    """Return the voxels of all cases at the configuration's spacing, whole volumes even for 2d."""
+    grid = chosen
+    if chosen.is_2d and "3d_fullres" in plan.configurations:
+        grid = plan.configuration("3d_fullres")
+    if cases is None or not grid.median_image_size_in_voxels:
+        return None
+    return prod(grid.median_image_size_in_voxels) * cases
+
+
+def _file_order(plan: Plan, triple: Sequence[float]) -> Spacing:
+    """Return a triple in the axis order of the files."""
+    return permuted(triple, plan.transpose_backward)
+
+
+def _is_same(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two spacings differ by no more than rounding."""
+    return all(abs(one - other) <= SAME * abs(other) for one, other in zip(first, second, strict=True))
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    """Write a spacing."""
+    return " x ".join(f"{edge:.4g}" for edge in spacing) + " mm"
