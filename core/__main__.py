@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from core.domain.fingerprint import Fingerprint
 from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import Progress
-from core.domain.record import describe, parse_json
+from core.domain.record import describe, parse_json, write_json
 from core.domain.training import EpochRecord, Fold, TrainingSettings
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
 
@@ -89,18 +90,21 @@ def _observing() -> Iterator[BarObserver]:
 def verify(
     raw: Raw, json_report: Annotated[Path | None, typer.Option(help="Write the report here.")] = None
 ) -> None:
-    """Check a dataset: every problem of every case at once."""
+    """Check a dataset: every problem of every case at once, how often classes occur, what deserves a look."""
     from core import pipeline
+    from core.io.outline import outline
 
     with _observing() as observer:
-        found = pipeline.verify(raw, observer)
+        found = pipeline.verify(raw, observer, outside=True)
     if json_report is not None:
-        json_report.write_text(json.dumps([problem.to_json() for problem in found.problems], indent=4))
-    for problem in found.problems:
-        print(f"{problem.case or 'dataset'}: {problem.kind}: {problem.message}")
+        json_report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_report, found.to_json())
+    for line in outline(found):
+        print(line)
+    notes = f", {len(found.notes)} notes" if found.notes else ""
     if found.problems:
-        raise DatasetError(f"{len(found.problems)} problems found in {raw}")
-    print(f"{len(found.cases)} cases, no problem found")
+        raise DatasetError(f"{len(found.problems)} problems found in {raw}{notes}")
+    print(f"{len(found.cases)} cases, no problem found{notes}")
 
 
 @verbs.command()
@@ -109,7 +113,7 @@ def fingerprint(raw: Raw, out: Out, workers: Workers = None) -> None:
     from core import pipeline
 
     with _observing() as observer:
-        pipeline.fingerprint(raw, out, observer, workers=workers)
+        pipeline.fingerprint(raw, out, observer, workers=workers, outside=True)
 
 
 @verbs.command()
@@ -219,7 +223,9 @@ def preprocess(
     from core import pipeline
 
     with _observing() as observer:
-        pipeline.preprocess(raw, Plan.parse(_text(plans)), configuration, out, observer, workers=workers)
+        pipeline.preprocess(
+            raw, Plan.parse(_text(plans)), configuration, out, observer, workers=workers, outside=True
+        )
 
 
 @verbs.command()
@@ -258,6 +264,7 @@ def train(
         preprocessed=preprocessed,
         precision=precision,
         device=device,
+        outside=True,
     )
     with _observing() as observer:
         report = pipeline.train(order, observer)
@@ -355,12 +362,19 @@ def _refuse(sentence: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a user's mistake ends in one sentence and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # So that names of files can be printed on every terminal.
+            stream.reconfigure(errors="backslashreplace")
     try:
         outcome: Any = verbs(arguments, standalone_mode=False)
     except DomainError as error:
         return _refuse(error.message)
     except ValidationError as error:
         return _refuse(f"this cannot be used: {describe(error)}")
+    except OSError as error:
+        return _refuse(
+            f"{error.filename or 'a file'}: {error.strerror or error}; check the path, and who may use it"
+        )
     except typer.Abort:
         return 130
     except Exception as error:

@@ -1,5 +1,6 @@
 """The verbs in order: verify, fingerprint, plan, preprocess, train, predict, evaluate; files in, files out."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,25 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.fingerprint import Fingerprint
+from core.domain.geometry import Spacing
 from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
-from core.io.case_store import CaseStore
+from core.io.case_store import CaseStore, OpenCases
 from core.io.cases import (
     CaseFiles,
     Stage,
-    Verification,
     find_cases,
     find_images,
     map_cases,
     read_description,
-    verify_dataset,
 )
 from core.io.placement import copy_placement
 from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
+from core.io.verification import Verification, verify_dataset
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
@@ -45,6 +46,11 @@ class PlanRequest:
     dataset_name: str = ""
     preset: str = "default"
     gpu_memory_gb: float | None = None
+    target_spacing: Spacing | None = None
+    """Millimetres (z, y, x) in the axis order of the files; None for what the rules find."""
+    suppress_transpose: bool = False
+    plans_name: str | None = None
+    """None for the preset's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class TrainOrder:
     precision: PrecisionName | Literal["auto"] = "auto"
     device: str = "auto"
     threads: int | None = None
+    outside: bool = False
+    """Whether dataset.json may list files outside `raw`; see `core.io.cases.find_cases`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +92,21 @@ class PredictionSummary:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def verify(raw: Path, observer: Observer) -> Verification:
-    """Check a dataset folder: every problem of every case at once."""
-    return verify_dataset(raw, observer)
+def verify(raw: Path, observer: Observer, *, outside: bool = False) -> Verification:
+    """Check a dataset folder: every problem of every case at once.
+
+    Args:
+        raw: The folder.
+        observer: Told of every case.
+        outside: Here as in the other verbs, whether dataset.json may list files outside the folder. Never say
+            so of a folder that came from elsewhere.
+    """
+    return verify_dataset(raw, observer, outside=outside)
 
 
-def fingerprint(raw: Path, out: Path, observer: Observer, *, workers: int | None = None) -> Fingerprint:
+def fingerprint(
+    raw: Path, out: Path, observer: Observer, *, workers: int | None = None, outside: bool = False
+) -> Fingerprint:
     """Measure a dataset and write dataset_fingerprint.json.
 
     Raises:
@@ -99,7 +116,7 @@ def fingerprint(raw: Path, out: Path, observer: Observer, *, workers: int | None
     """
     from core.fingerprinting import fingerprint_dataset
 
-    measured = fingerprint_dataset(raw, observer, workers or default_workers())
+    measured = fingerprint_dataset(raw, observer, workers or default_workers(), outside=outside)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, measured.to_json(), sort_keys=True)
     return measured
@@ -137,8 +154,37 @@ def plan_dataset(raw: Path, measured: Fingerprint, request: PlanRequest, out: Pa
         dataset_name=request.dataset_name,
         preset=request.preset,
         gpu_memory_gb=request.gpu_memory_gb,
+        target_spacing=request.target_spacing,
+        suppress_transpose=request.suppress_transpose,
+        plans_name=request.plans_name,
     )
     return plan(description, measured, settings, out)
+
+
+def move_plan(made: Plan, raw: Path, out: Path, *, dataset_name: str, plans_name: str) -> Plan:
+    """Carry a plan over to another dataset, and write plans.json.
+
+    Args:
+        made: Of the dataset that it was made for.
+        raw: Folder of the other dataset.
+        out: The new plans.json.
+        dataset_name: Of the other dataset.
+        plans_name: What to call the plan there.
+
+    Raises:
+        PlanError: The plan does not suit the dataset; every mistake is named.
+        ImageError: No reader understands the dataset's images.
+    """
+    from core.planning.check import checked_plan
+    from core.planning.move import moved_plan
+
+    description = read_description(raw)
+    reader = _reader(raw, description)
+    moved = moved_plan(made, dataset_name=dataset_name, plans_name=plans_name, reader=reader)
+    checked = checked_plan(json.dumps(moved.to_json()), description)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, checked.to_json())
+    return checked
 
 
 def preprocess(
@@ -149,6 +195,7 @@ def preprocess(
     observer: Observer,
     *,
     workers: int | None = None,
+    outside: bool = False,
 ) -> CaseStore:
     """Preprocess every training case for one configuration.
 
@@ -173,13 +220,14 @@ def preprocess(
         store.save(case.case_id, preprocess_case(image, reference, made, chosen, labels))
 
     stage = Stage("preprocess", observer, workers or default_workers())
-    map_cases(one, find_cases(raw, description), stage)
+    map_cases(one, find_cases(raw, description, outside=outside), stage)
     return store
 
 
-def preprocessed_cases(folder: Path) -> tuple[CaseId, ...]:
-    """Return the identifiers of the cases that a folder of preprocessed cases holds."""
-    return tuple(CaseStore(folder).case_ids)
+def preprocessed_cases(folder: Path) -> dict[CaseId, Path]:
+    """Return the files of a folder of preprocessed cases."""
+    store = CaseStore(folder)
+    return {case_id: store.file(case_id) for case_id in store.case_ids}
 
 
 def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
@@ -201,13 +249,21 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
     folder = order.preprocessed
     if folder is None:
         folder = order.model / "preprocessed" / order.configuration
-        preprocess(order.raw, order.plan, order.configuration, folder, observer, workers=order.threads)
+        preprocess(
+            order.raw,
+            order.plan,
+            order.configuration,
+            folder,
+            observer,
+            workers=order.threads,
+            outside=order.outside,
+        )
     store = CaseStore(folder)
     split = split_of(store.case_ids, read_splits(order.raw / SPLITS_FILE), order.fold)
     _write_model(order, description, mirror_axes(configuration))
     setup = FoldSetup(
-        training_cases={case_id: store.load(case_id) for case_id in split.train},
-        validation_cases={case_id: store.load(case_id) for case_id in split.val},
+        training_cases=OpenCases(store, split.train),
+        validation_cases=OpenCases(store, split.val),
         configuration=configuration,
         labels=description.label_set(),
         settings=order.settings,
@@ -243,7 +299,8 @@ def validate(
     from core.inference.predict import predict_preprocessed
 
     description = read_description(order.raw)
-    references = {case.case_id: case.label for case in find_cases(order.raw, description)}
+    cases = find_cases(order.raw, description, outside=order.outside)
+    references = {case.case_id: case.label for case in cases}
     folder = order.model / fold_name(order.fold) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     options = PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,22 @@ class SharedRecord(Record):
 def faults(error: ValidationError) -> list[tuple[str, str]]:
     """Take a pydantic error apart into where, as a dotted path, and what; each pair once.
 
-    Parts of a place that name the type that was tried, instead of a key or an index, are left out.
+    Parts of a place that name the type that was tried, instead of a key or an index, are left out; so is that a
+    list is too short because some of its entries are wrong.
     """
-    pairs = (
-        (".".join(str(part) for part in item["loc"] if not TRIED_TYPE.fullmatch(str(part))), item["msg"])
-        for item in error.errors(include_url=False)
-    )
-    return list(dict.fromkeys(pairs))
+    pairs = [(item["type"], _place(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+    places = [where for _, where, _ in pairs]
+    kept = [
+        (where, what)
+        for kind, where, what in pairs
+        if kind != "too_short" or not any(place.startswith(f"{where}.") for place in places)
+    ]
+    return list(dict.fromkeys(kept))
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """Return a dotted path."""
+    return ".".join(str(part) for part in parts if not TRIED_TYPE.fullmatch(str(part)))
 
 
 def describe(error: ValidationError) -> str:

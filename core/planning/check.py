@@ -84,9 +84,11 @@ def plan_mistakes(
         if isinstance(entries, dict):
             mistakes += _slips(place, entries, CONFIGURATION_KEYS)
         if not any(mistake.where.startswith(place) for mistake in mistakes):
+            inherited = _contradictions(values, entries.get("inherits_from"), description)
             mistakes += [
-                PlanMistake(f"{place}.{where}", message)
-                for where, message in _contradictions(values, name, description)
+                PlanMistake(f"{place}.{found.where}", found.message)
+                for found in _contradictions(values, name, description)
+                if found not in inherited
             ]
     return mistakes
 
@@ -125,20 +127,30 @@ def _unknown(place: str, names: Iterable[str], known: Iterable[str], noun: str) 
 
 
 def _contradictions(
-    values: Mapping[str, Any], name: str, description: DatasetDescription | None
-) -> Iterator[PlanMistake]:
-    """Report what is wrong with a configuration whose form is right; places are within the configuration."""
-    whole = Plan.model_validate(
-        {key: entry for key, entry in values.items() if key == "configurations"} | _STANDING_IN
-    )
-    chosen = whole.configuration(name)
-    yield from _grid_mistakes(chosen)
-    yield from _channel_mistakes(chosen, values, description)
-    yield from _resampling_mistakes(chosen)
+    values: Mapping[str, Any], name: str | None, description: DatasetDescription | None
+) -> list[PlanMistake]:
+    """Find what is wrong with a configuration whose form is right; places are within the configuration.
+
+    One that cannot be resolved, because of a mistake in another one that it inherits from, has none.
+    """
+    whole = Plan.model_validate(_STANDING_IN | {"configurations": values["configurations"]})
+    try:
+        chosen = None if name is None else whole.configuration(name)
+    except PlanError:
+        chosen = None
+    if name is None or chosen is None:
+        return []
+    mistakes = [
+        *_grid_mistakes(chosen),
+        *_channel_mistakes(chosen, values, description),
+        *_resampling_mistakes(chosen),
+        *_stage_mistakes(chosen, whole, name),
+        *_network_mistakes(chosen),
+    ]
     if chosen.preprocessor_name != "DefaultPreprocessor":
-        yield PlanMistake("preprocessor_name", "there is only one preprocessor; write DefaultPreprocessor")
-    yield from _stage_mistakes(chosen, whole, name)
-    yield from _network_mistakes(chosen)
+        message = "there is only one preprocessor; write DefaultPreprocessor"
+        mistakes.append(PlanMistake("preprocessor_name", message))
+    return mistakes
 
 
 _STANDING_IN: Final[dict[str, Any]] = {

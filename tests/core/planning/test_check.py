@@ -1,0 +1,164 @@
+"""Plans that a person edited."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from core.domain import names
+from core.domain.plan import PlanMistake
+from core.errors import PlanError
+from core.planning.check import checked_plan, plan_mistakes
+from core.planning.presets import PRESETS
+from tests.planned import ACDC, AERIAL, BRATS, HIPPOCAMPUS, LIVER, plan
+
+Values = dict[str, Any]
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("dataset", [HIPPOCAMPUS, ACDC, LIVER, BRATS, AERIAL])
+def test_what_the_planner_writes_has_no_mistake(dataset: Any, preset: str) -> None:
+    made = plan(dataset, preset=preset)
+
+    assert checked_plan(json.dumps(made.to_json()), dataset[1]) == made
+
+
+def full(values: Values) -> Values:
+    entries: Values = values["configurations"]["3d_fullres"]
+    return entries
+
+
+def arguments(values: Values) -> Values:
+    entries: Values = full(values)["architecture"]["arch_kwargs"]
+    return entries
+
+
+EDITS: list[tuple[Callable[[Values], Any], str, str]] = [
+    (lambda v: v.update(transpose_forward=[0, 0, 1]), "transpose_forward", "no order of the axes"),
+    (lambda v: v.update(transpose_backward=[2, 1, 0]), "transpose_backward", r"write \[0, 1, 2\]"),
+    (lambda v: v.update(image_reader_writer="DicomIO"), "image_reader_writer", "no reader named 'DicomIO'"),
+    (lambda v: v.update(configurations={}), "configurations", "plan again"),
+    (lambda v: full(v).update(patch_size=[40, 56]), "spacing", "has 3 entries, but patch_size has 2"),
+    (lambda v: full(v).update(patch_size=[40, 56, 41]), "patch_size.2", "multiple of 8.*write 40 or 48"),
+    (lambda v: full(v).update(patch_size=[40, 56, 4]), "patch_size.2", "write 8"),
+    (lambda v: full(v).update(patch_size=[8, 8, 8]), "patch_size", "single voxel"),
+    (lambda v: full(v).update(patch_size=[40.5, 56, 40]), "patch_size.0", "integer"),
+    (lambda v: full(v).update(batch_size="2"), "batch_size", "integer"),
+    (lambda v: full(v).update(batch_size=-2), "batch_size", "greater than or equal to 1"),
+    (lambda v: full(v).update(spacing=[1, 0, 1]), "spacing.1", "greater than 0"),
+    (lambda v: full(v).update(spacing=[1, float("nan"), 1]), "spacing.1", "finite number|greater than 0"),
+    (
+        lambda v: full(v).update(normalization_schemes=["Z"]),
+        "normalization_schemes",
+        "no normalization scheme",
+    ),
+    (
+        lambda v: full(v).update(normalization_schemes=["CTNormalization"]),
+        "normalization_schemes",
+        "fingerprint",
+    ),
+    (lambda v: full(v).update(use_mask_for_norm=[]), "use_mask_for_norm", "one per channel"),
+    (lambda v: full(v).update(use_mask_for_norm=["no"]), "use_mask_for_norm.0", "boolean"),
+    (lambda v: full(v).update(resampling_fn_seg="zoom"), "resampling_fn_seg", "no resampling function named"),
+    (
+        lambda v: full(v).update(resampling_fn_data_kwargs={"order": 9}),
+        "resampling_fn_data_kwargs.order",
+        "less than or equal to 5",
+    ),
+    (lambda v: full(v).update(preprocessor_name="Mine"), "preprocessor_name", "DefaultPreprocessor"),
+    (lambda v: full(v).update(previous_stage="3d_lowres"), "previous_stage", "no other configuration"),
+    (lambda v: full(v).update(next_stage=["2d", "3d_fullres"]), "next_stage", "'3d_fullres'"),
+    (lambda v: full(v).pop("architecture"), "architecture", "required"),
+    (
+        lambda v: full(v)["architecture"].update(network_class_name="x.SwinUNETR"),
+        "architecture.network_class_name",
+        "choose one of: PlainConvUNet, ResidualEncoderUNet",
+    ),
+    (lambda v: arguments(v).update(n_stages=5), "architecture.arch_kwargs.strides", "5 stages need 5"),
+    (lambda v: arguments(v).update(n_stages=1), "architecture.arch_kwargs.n_stages", "at least 2"),
+    (
+        lambda v: arguments(v).pop("n_conv_per_stage"),
+        "architecture.arch_kwargs.n_conv_per_stage",
+        "0 entries",
+    ),
+    (lambda v: arguments(v).update(conv_op="a.Conv2d"), "architecture.arch_kwargs.conv_op", "write Conv3d"),
+    (lambda v: arguments(v).update(norm_op="GroupNorm"), "architecture.arch_kwargs.norm_op", "no operator"),
+    (lambda v: arguments(v).update(nonlin=None), "architecture.arch_kwargs.nonlin", "no activation"),
+    (lambda v: arguments(v).update(dropout_op="x.Dropout3d"), "architecture.arch_kwargs.dropout_op", "null"),
+    (
+        lambda v: arguments(v)["norm_op_kwargs"].update(affine=False),
+        "architecture.arch_kwargs.norm_op_kwargs.affine",
+        "true",
+    ),
+    (lambda v: arguments(v)["kernel_sizes"].__setitem__(1, [2, 3, 3]), "kernel_sizes.1", "odd"),
+    (lambda v: arguments(v)["kernel_sizes"].__setitem__(1, [3, 3]), "kernel_sizes.1", "has 2 entries"),
+    (lambda v: arguments(v)["strides"].__setitem__(0, [2, 1, 1]), "strides.0", "first stage"),
+    (
+        lambda v: arguments(v)["strides"].__setitem__(1, [0, 1, 1]),
+        "strides.1.0",
+        "greater than or equal to 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "where", "sentence"), EDITS)
+def test_each_mistake_is_named_with_its_place(
+    edit: Callable[[Values], Any], where: str, sentence: str
+) -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["foreground_intensity_properties_per_channel"] = {}
+    edit(values)
+
+    mistakes = plan_mistakes(values)
+
+    found = [mistake for mistake in mistakes if mistake.where.endswith(where)]
+    assert any(re.search(sentence, mistake.message) for mistake in found), mistakes
+
+
+def test_a_slip_of_the_pen_is_told_from_an_entry_of_another_tool() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values)["batchsize"] = full(values).pop("batch_size")
+    full(values)["my_note"] = "larger patch"
+
+    assert plan_mistakes(values) == [
+        PlanMistake("configurations.3d_fullres.batchsize", "there is no such entry; did you mean batch_size?")
+    ]
+
+
+def test_mistakes_in_all_places_are_named_at_once() -> None:
+    values = plan(LIVER).to_json()
+    values["image_reader_writer"] = "DicomIO"
+    values["configurations"]["2d"]["patch_size"] = [500, 512]
+    values["configurations"]["3d_lowres"]["architecture"]["arch_kwargs"]["conv_op"] = "Conv4d"
+    full(values)["spacing"] = [1, -1, 1]
+
+    with pytest.raises(PlanError) as caught:
+        checked_plan(json.dumps(values), BRATS[1])
+
+    for mistake in ("DicomIO", "multiple of 128", "Conv4d", "4 channels (T1, T1ce, T2, FLAIR)"):
+        assert mistake in caught.value.message
+
+
+def test_another_number_of_channels_is_named() -> None:
+    made = plan(HIPPOCAMPUS)
+
+    with pytest.raises(PlanError, match=r"has 1 entries, but the dataset has 4 channels \(T1, T1ce"):
+        checked_plan(json.dumps(made.to_json()), BRATS[1])
+
+
+def test_the_names_are_those_of_the_registries() -> None:
+    from core.io.readers import READERS
+    from core.network.blocks import ACTIVATIONS, CONVOLUTIONS, NORMS
+    from core.network.unet import ARCHITECTURES
+    from core.preprocessing.normalize import NORMALIZATIONS
+    from core.preprocessing.resample import RESAMPLINGS
+
+    assert set(READERS) == names.READER_NAMES
+    assert set(NORMALIZATIONS) == names.NORMALIZATION_NAMES
+    assert set(RESAMPLINGS) == names.RESAMPLING_NAMES
+    assert set(ARCHITECTURES) == names.NETWORK_NAMES
+    assert {name: CONVOLUTIONS.get(name) for name in CONVOLUTIONS} == names.CONVOLUTION_NAMES
+    assert set(NORMS) == set(names.NORM_NAMES)
+    assert set(ACTIVATIONS) == names.ACTIVATION_NAMES

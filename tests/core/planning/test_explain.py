@@ -1,0 +1,127 @@
+"""Reasons for the decisions of a plan."""
+
+from typing import Any
+
+import pytest
+
+from core.domain.dataset import DatasetDescription
+from core.domain.fingerprint import Fingerprint
+from core.domain.plan import Plan
+from core.planning.explain import explain
+from core.planning.presets import PRESETS
+from tests.planned import ACDC, AERIAL, BRATS, HIPPOCAMPUS, LIVER, plan
+
+Dataset = tuple[Fingerprint, DatasetDescription]
+
+
+def reasons(made: Plan, dataset: Dataset | None = None, **choices: Any) -> dict[tuple[str | None, str], str]:
+    """Return the sentences by configuration and topic."""
+    known = {} if dataset is None else {"fingerprint": dataset[0], "description": dataset[1]}
+    found = explain(made, **known, **choices)
+    return {(one.configuration, one.topic): one.reason for one in found.decisions}
+
+
+def edited(made: Plan, name: str, **entries: Any) -> Plan:
+    values = made.to_json()
+    values["configurations"][name] |= entries
+    return Plan.model_validate(values)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("dataset", [HIPPOCAMPUS, ACDC, LIVER, BRATS, AERIAL])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_no_decision_of_the_planner_is_taken_for_a_persons(
+    dataset: Dataset, preset: str, *, is_known: bool
+) -> None:
+    found = reasons(plan(dataset, preset=preset), dataset if is_known else None)
+
+    assert not [reason for reason in found.values() if "by hand" in reason or "edited" in reason]
+
+
+def test_every_configuration_has_its_spacing_patch_and_batch_explained() -> None:
+    found = reasons(plan(LIVER), LIVER)
+
+    for name in ("2d", "3d_lowres", "3d_fullres"):
+        assert {topic for configuration, topic in found if configuration == name} >= {
+            "spacing", "patch_size", "batch_size", "network", "pooling", "kernels", "resampling", "batch_dice"
+        }  # fmt: skip
+    assert (
+        "everything as in 3d_fullres; it sees the segmentation of 3d_lowres"
+        in found[("3d_cascade_fullres", "inherits_from")]
+    )
+
+
+def test_why_there_is_a_cascade_or_none() -> None:
+    with_cascade, without = reasons(plan(LIVER), LIVER), reasons(plan(HIPPOCAMPUS))
+
+    assert "covers only 1.9% of the median image, below 25%" in with_cascade[(None, "configurations")]
+    assert "no cascade: a patch of 3d_fullres covers 100%" in without[(None, "configurations")]
+    assert "2d alone, because the images are single slices" in reasons(plan(AERIAL))[(None, "configurations")]
+
+
+def test_why_no_cascade_where_it_would_gain_too_little() -> None:
+    large = plan(BRATS, gpu_memory_gb=2.5)
+    assert "3d_lowres" not in large.configurations
+
+    assert "would not have 2 times fewer voxels" in reasons(large)[(None, "configurations")]
+
+
+def test_thick_slices_are_explained_with_and_without_the_fingerprint() -> None:
+    known, alone = reasons(plan(ACDC), ACDC), reasons(plan(ACDC))
+
+    spacing = ("3d_fullres", "spacing")
+    assert "along z the 10th percentile of their spacings (5 … 10 mm, median 10)" in known[spacing]
+    assert "the 10th percentile instead of the median of 10 mm" in alone[spacing]
+
+
+def test_the_limits_of_a_batch_are_figures() -> None:
+    batch = ("3d_fullres", "batch_size")
+
+    assert reasons(plan(HIPPOCAMPUS), HIPPOCAMPUS)[batch] == (
+        "the memory would allow 58 patches of this size, 5% of the dataset's voxels would be 9; "
+        "the smaller number counts"
+    )
+    assert "for 8 GB" in reasons(plan(HIPPOCAMPUS))[batch]
+
+
+def test_what_a_person_changed_is_told() -> None:
+    made = plan(HIPPOCAMPUS)
+
+    batch = reasons(edited(made, "3d_fullres", batch_size=5), HIPPOCAMPUS)
+    patch = reasons(edited(made, "3d_fullres", patch_size=[64, 64, 64]), HIPPOCAMPUS)
+    spacing = reasons(edited(made, "3d_fullres", spacing=[2.0, 1.0, 1.0]), HIPPOCAMPUS)
+    scheme = reasons(edited(made, "2d", normalization_schemes=["NoNormalization"]), HIPPOCAMPUS)
+
+    assert "by the rule it would be 9" in batch[("3d_fullres", "batch_size")]
+    assert "set by hand, it is larger than the median image needs" in patch[("3d_fullres", "patch_size")]
+    assert "the rule gives 1 x 1 x 1 mm for these 260 cases" in spacing[("3d_fullres", "spacing")]
+    assert "set by hand, a channel called 'MRI'" in scheme[(None, "normalization of channel 0")]
+
+
+def test_normalization_says_what_it_does_and_where() -> None:
+    ct, mr = reasons(plan(LIVER), LIVER), reasons(plan(BRATS), BRATS)
+
+    assert "clipped to 3 … 190, mean 80, deviation 30" in ct[(None, "normalization of channel 0")]
+    assert "within the nonzero mask alone" in mr[(None, "normalization of channel 3")]
+    assert "(37% of the voxels in the median case)" in mr[(None, "normalization of channel 3")]
+
+
+def test_a_foreign_planner_is_named_as_such() -> None:
+    values = plan(HIPPOCAMPUS).to_json() | {"experiment_planner_used": "MyPlanner"}
+
+    assert "no planner of this software" in reasons(Plan.model_validate(values))[(None, "planner")]
+
+
+def test_transposed_axes_are_explained() -> None:
+    made = plan(HIPPOCAMPUS, target_spacing=(1.0, 3.0, 1.0))
+
+    assert reasons(made)[(None, "axes")].startswith("y, z, x: y is the coarsest axis")
+    kept = plan(HIPPOCAMPUS, target_spacing=(1.0, 3.0, 1.0), suppress_transpose=True)
+    assert "kept on request; by the rule, y would come first" in reasons(kept)[(None, "axes")]
+
+
+def test_memory_is_estimated_for_an_image() -> None:
+    found = explain(plan(LIVER), image_shape=(400, 512, 512))
+
+    assert [cost.configuration for cost in found.prediction] == list(plan(LIVER).configurations)
+    assert explain(plan(LIVER)).prediction == ()
