@@ -64,16 +64,17 @@ class CaseMeasurements:
 
 
 def fingerprint_dataset(
-    raw: Path, observer: Observer, workers: int, samples: int = TOTAL_SAMPLES
+    raw: Path, observer: Observer, workers: int, samples: int = TOTAL_SAMPLES, *, outside: bool = False
 ) -> Fingerprint:
     """Measure a dataset.
 
     Args:
-        raw: The dataset folder, checked by `core.io.cases.verify_dataset`.
+        raw: The dataset folder, checked by `core.io.verification.verify_dataset`.
         observer: Told of every case; may ask to stop.
         workers: Cases measured at the same time.
         samples: Foreground voxels drawn per channel over all cases; another number than the method's is for
             tests.
+        outside: Whether dataset.json may list files outside the folder; see `core.io.cases.find_cases`.
 
     Raises:
         DatasetError: There is no case, a case lacks a file, or no label file marks anything.
@@ -84,7 +85,7 @@ def fingerprint_dataset(
         Engine specification A 3. The ignore label counts as foreground, as in the reference.
     """
     description = read_description(raw)
-    cases = find_cases(raw, description)
+    cases = find_cases(raw, description, outside=outside)
     examples = [path for case in cases for path in case.images[:1]]
     if not examples:
         raise DatasetError("the dataset has no training case; add images to imagesTr")

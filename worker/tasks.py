@@ -116,7 +116,7 @@ def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> 
         problem = DatasetProblem(case=None, kind=error.kind, message=error.message)
         return IngestResult(description={}, reader=None, cases=(), problems=(problem,))
     return IngestResult(
-        description=found.description.to_json(),
+        description={} if found.description is None else found.description.to_json(),
         reader=found.reader,
         cases=tuple(CaseSummary(case=c.case_id, shape=c.shape, spacing=c.spacing) for c in found.cases),
         problems=found.problems,

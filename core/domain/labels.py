@@ -1,12 +1,18 @@
 """Labels, regions and the ignore label of a dataset, and how they are coded in arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.errors import LabelsError
 
 BACKGROUND = 0
 """The value of background; every dataset declares it."""
+
+BACKGROUND_NAME = "background"
+"""What background is called."""
+
+IGNORE = "ignore"
+"""What the label of voxels that nobody annotated is called; other names are never taken for it."""
 
 OUTSIDE = -1
 """Marks background outside the nonzero mask in cropped label maps."""
@@ -75,65 +81,117 @@ def label_set(labels: Mapping[str, int | Sequence[int]], class_order: Sequence[i
         class_order: `regions_class_order`, required when there are regions.
 
     Raises:
-        LabelsError: The declaration contradicts itself; the sentence says where and what to write.
+        LabelsError: The declaration contradicts itself; the sentence says everywhere it does, and what to write.
 
     Source:
         Engine specification A 8.1 (rules), A 8.2 (derived quantities).
     """
-    values = {name: _value(name, value) for name, value in labels.items()}
-    if values.get("background") != BACKGROUND:
-        raise LabelsError('dataset.json: labels must contain "background": 0')
-    ignore = values.pop("ignore", None)
-    if isinstance(ignore, tuple):
-        raise LabelsError("dataset.json: the ignore label must be one number, not a list")
-    found = sorted(
-        {v for value in values.values() for v in (value if isinstance(value, tuple) else (value,))}
-    )
-    _require_consecutive(found, ignore)
-    has_regions = any(isinstance(value, tuple) for value in values.values())
-    if not has_regions and len(set(values.values())) != len(values):
-        raise LabelsError("dataset.json: two labels have the same value; give each its own")
-    if has_regions:
-        heads = {name: value for name, value in values.items() if value not in (BACKGROUND, (BACKGROUND,))}
-        if class_order is None or len(class_order) != len(heads):
-            raise LabelsError(
-                f"dataset.json: regions need regions_class_order with {len(heads)} entries, "
-                f"one for each of {', '.join(heads)}"
-            )
-        painted: tuple[int, ...] | None = tuple(class_order)
+    mistakes = label_mistakes(labels, class_order)
+    if mistakes:
+        raise LabelsError(f"dataset.json: {'; '.join(mistakes)}")
+    values = _values(labels)
+    ignore = values.pop(IGNORE, None)
+    if _has_regions(values):
+        heads = _foreground_regions(values)
+        painted: tuple[int, ...] | None = tuple(class_order or ())
     else:
         heads = dict(sorted(values.items(), key=lambda item: item[1]))
         painted = None
     return LabelSet(
         names=tuple(heads),
         heads=tuple(heads.values()),
-        labels=tuple(found),
-        ignore=ignore,
+        labels=tuple(_members(values)),
+        ignore=ignore if isinstance(ignore, int) else None,
         region_labels=painted,
         declared=len(labels),
     )
 
 
-def _value(name: str, value: int | Sequence[int]) -> Region:
-    """Return a label as a number and a region as a tuple; a list of one is a plain label."""
-    if isinstance(value, int):
-        return value
-    if not value:
-        raise LabelsError(f"dataset.json: label {name!r} lists no value")
-    return value[0] if len(value) == 1 else tuple(value)
+def label_mistakes(
+    labels: Mapping[str, int | Sequence[int]], class_order: Sequence[int] | None
+) -> tuple[str, ...]:
+    """Say where the `labels` of a dataset.json contradict themselves, each with its cure; empty if nowhere.
+
+    Source:
+        Engine specification A 8.1.
+    """
+    values = _values(labels)
+    ignore = values.pop(IGNORE, None)
+    return (
+        *_background_mistakes(labels),
+        *_number_mistakes(values, ignore),
+        *_region_mistakes(values, class_order),
+    )
 
 
-def _require_consecutive(found: list[int], ignore: int | None) -> None:
-    """Refuse gaps: the index of a head is its label value."""
-    if found != list(range(len(found))):
-        raise LabelsError(
-            f"dataset.json: label values must be consecutive from 0, found {found}; "
-            "renumber them in dataset.json and in the label files"
+def _background_mistakes(labels: Mapping[str, int | Sequence[int]]) -> Iterator[str]:
+    """Background must be there, under its name, with its value."""
+    value = labels.get(BACKGROUND_NAME)
+    if value is None:
+        others = [name for name in labels if name.casefold() == BACKGROUND_NAME]
+        instead = f", not {others[0]!r}" if others else ""
+        yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}{instead}'
+    elif value != BACKGROUND:
+        found = value if isinstance(value, int) else list(value)
+        yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}, not {found}'
+
+
+def _number_mistakes(values: Mapping[str, Region], ignore: Region | None) -> Iterator[str]:
+    """Values count from 0 without gaps, because the index of a head is its label; ignore comes last."""
+    empty = [name for name, value in values.items() if value == ()]
+    if empty:
+        yield f"labels {', '.join(empty)} list no value; give each at least one"
+    found = _members(values)
+    if found and found != list(range(len(found))):
+        numbers = ", ".join(str(value) for value in found)
+        yield (
+            f"label values must be consecutive from 0, found {numbers}; renumber them 0 to {len(found) - 1} in "
+            "dataset.json and in the label files"
         )
-    if ignore is not None and ignore != len(found):
-        raise LabelsError(
-            f"dataset.json: the ignore label must be the highest value, {len(found)}, not {ignore}"
+    if isinstance(ignore, tuple):
+        yield "the ignore label must be one number, not a list; give it the highest value"
+    elif ignore is not None and found and ignore != found[-1] + 1:
+        yield f"the ignore label must be the highest value, {found[-1] + 1}, not {ignore}"
+
+
+def _region_mistakes(values: Mapping[str, Region], class_order: Sequence[int] | None) -> Iterator[str]:
+    """Regions say how they are painted; labels without regions differ from each other."""
+    if not _has_regions(values):
+        first: dict[Region, str] = {}
+        for name, value in values.items():
+            if first.setdefault(value, name) != name:
+                yield f"two labels have the same value, {first[value]} and {name}; give each its own"
+        return
+    regions = _foreground_regions(values)
+    entries = 0 if class_order is None else len(class_order)
+    if entries != len(regions):
+        yield (
+            f"regions need regions_class_order with {len(regions)} entries, one for each of "
+            f"{', '.join(regions)}, but it has {entries or 'none'}"
         )
+
+
+def _values(labels: Mapping[str, int | Sequence[int]]) -> dict[str, Region]:
+    """Return labels as numbers and regions as tuples; a list of one is a plain label."""
+    return {
+        name: value if isinstance(value, int) else value[0] if len(value) == 1 else tuple(value)
+        for name, value in labels.items()
+    }
+
+
+def _members(values: Mapping[str, Region]) -> list[int]:
+    """Return all label values, ascending, with those of regions."""
+    return sorted({v for value in values.values() for v in (value if isinstance(value, tuple) else (value,))})
+
+
+def _has_regions(values: Mapping[str, Region]) -> bool:
+    """Return whether an entry is a union of labels."""
+    return any(isinstance(value, tuple) for value in values.values())
+
+
+def _foreground_regions(values: Mapping[str, Region]) -> dict[str, Region]:
+    """Return all entries but background, in order of declaration."""
+    return {name: value for name, value in values.items() if value not in (BACKGROUND, (BACKGROUND,))}
 
 
 def label_key(region: Region) -> str:

@@ -1,23 +1,21 @@
-"""Find the cases of a dataset folder, and report every problem of every case at once."""
+"""Find the cases of a dataset folder, whether its files follow the layout or dataset.json lists them."""
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem
-from core.domain.geometry import Shape, Spacing
-from core.domain.labels import LabelSet
+from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem, ListedCase
 from core.domain.progress import Observer, Progress
-from core.domain.record import Record, parse_json
-from core.errors import CancelledError, DatasetError, ImageError, LabelsError, UnknownNameError
+from core.errors import CancelledError, DatasetError
 from core.io.case_store import is_file_name
-from core.io.checks import Findings, Rules, check_case, dataset_notes, dataset_problems, problem, some
-from core.io.readers import choose_reader, known_endings
+from core.io.checks import problem, some
+from core.io.readers import known_endings
+from core.io.scan import looks_the_same, scan_images, scan_labels
 
 DESCRIPTION_FILE: Final = "dataset.json"
 IMAGES_FOLDER: Final = "imagesTr"
@@ -25,9 +23,6 @@ LABELS_FOLDER: Final = "labelsTr"
 
 DESCRIPTION_BYTES: Final = 16 * 2**20
 """Longest dataset.json that is read; a list of 50 000 cases stays below it."""
-
-READING_THREADS: Final = 4
-"""More do not help a single disk, and each holds one case in memory."""
 
 T = TypeVar("T")
 
@@ -42,27 +37,15 @@ class CaseFiles:
     label: Path | None
 
 
-class CaseSummary(Record):
-    """One case that could be read, for a list that people look at."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The cases of a dataset, and what is wrong with the names of its files."""
 
-    case_id: CaseId
-    shape: Shape
-    spacing: Spacing
-    label_voxels: dict[int, int]
-    """How often each label value occurs; empty where there is no readable label file."""
-
-
-class Verification(Record):
-    """What checking a dataset found; it can be used if there are no problems."""
-
-    description: DatasetDescription
-    reader: str | None
-    """None where no reader understands the images; that is among the problems."""
-    cases: tuple[CaseSummary, ...]
-    """Of all cases whose image can be read, by identifier."""
+    cases: tuple[CaseFiles, ...]
     problems: tuple[DatasetProblem, ...]
     notes: tuple[DatasetProblem, ...]
-    """What does not prevent training but deserves a look."""
+    refused: tuple[DatasetProblem, ...] = ()
+    """Entries of dataset.json that must not be followed; their cases are left out."""
 
 
 def read_description(raw: Path) -> DatasetDescription:
@@ -71,37 +54,68 @@ def read_description(raw: Path) -> DatasetDescription:
     Raises:
         DatasetError: It is absent or cannot be used; of nnU-Net v1 and the Decathlon it is told how to write it.
     """
+    return DatasetDescription.parse(description_text(raw))
+
+
+def description_text(raw: Path) -> bytes:
+    """Return the text of dataset.json.
+
+    Raises:
+        DatasetError: It is absent, too long or cannot be opened.
+    """
     path = raw / DESCRIPTION_FILE
-    if not path.is_file():
-        raise DatasetError("the dataset has no dataset.json in its top folder; add one")
-    if path.stat().st_size > DESCRIPTION_BYTES:
-        raise DatasetError(f"dataset.json is longer than {DESCRIPTION_BYTES // 2**20} MiB; shorten it")
-    text = path.read_bytes()
-    labels = parse_json(text, DESCRIPTION_FILE, DatasetError).get("labels")
-    if isinstance(labels, dict) and labels and all(key.isdecimal() for key in labels):
-        swapped = ", ".join(f'"{name}": {value}' for value, name in labels.items() if isinstance(name, str))
+    if not raw.is_dir():
+        kind = "is no folder" if raw.exists() else "does not exist"
         raise DatasetError(
-            "dataset.json lists labels as number and name, as nnU-Net v1 and the Decathlon do; write "
-            f'"labels": {{{swapped}}}, and give "channel_names", "file_ending" and "numTraining"'
+            f"{raw} {kind}; give the folder of a dataset, which holds {DESCRIPTION_FILE}, {IMAGES_FOLDER} and "
+            f"{LABELS_FOLDER}"
         )
-    return DatasetDescription.parse(text)
+    if not path.is_file():
+        inside = [entry.parent.name for entry in sorted(raw.glob(f"*/{DESCRIPTION_FILE}"))]
+        hint = f"; one is in {some(inside)}: is that the dataset?" if inside else "; add one"
+        raise DatasetError(f"the dataset has no {DESCRIPTION_FILE} in its top folder{hint}")
+    try:
+        if path.stat().st_size > DESCRIPTION_BYTES:
+            raise DatasetError(
+                f"{DESCRIPTION_FILE} is longer than {DESCRIPTION_BYTES // 2**20} MiB; shorten it"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{DESCRIPTION_FILE} cannot be opened ({error.strerror}); check its permissions"
+        ) from error
 
 
-def find_cases(raw: Path, description: DatasetDescription) -> tuple[CaseFiles, ...]:
+def find_cases(raw: Path, description: DatasetDescription, *, outside: bool = False) -> tuple[CaseFiles, ...]:
     """List the training cases of a dataset folder, whether complete or not.
 
-    Files whose name does not follow the layout are left out; `verify_dataset` reports them.
+    Files whose name does not follow the layout are left out; `core.io.verification` reports them.
+
+    Args:
+        raw: The dataset folder.
+        description: Its dataset.json.
+        outside: Whether dataset.json may list files outside the folder, by absolute paths, `..` or environment
+            variables. Right for the folder of somebody who may read those files anyway; never for one that
+            came from elsewhere.
 
     Returns:
         By identifier; in the order of dataset.json where that lists the cases itself.
 
     Raises:
-        DatasetError: A folder is missing, or dataset.json lists files outside the dataset.
+        DatasetError: A folder is missing, or dataset.json lists files that it must not.
 
     Source:
         Engine specification A 1.2.
     """
-    return _listing(raw, description).cases
+    if description.dataset is not None:
+        listing = listed_cases(raw, description.dataset, outside=outside)
+        if listing.refused:
+            raise DatasetError(listing.refused[0].message)
+        return listing.cases
+    missing = missing_folders(raw)
+    if missing:
+        raise DatasetError("; ".join(missing))
+    return folder_cases(raw / IMAGES_FOLDER, raw / LABELS_FOLDER, description.file_ending).cases
 
 
 def find_images(folder: Path, description: DatasetDescription) -> tuple[CaseFiles, ...]:
@@ -115,7 +129,7 @@ def find_images(folder: Path, description: DatasetDescription) -> tuple[CaseFile
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}")
     for ending in (description.file_ending, *known_endings()):
-        images, _ = _list_images(folder, ending)
+        images = scan_images(folder, ending).files
         if images:
             return tuple(
                 CaseFiles(case_id, tuple(channels[number] for number in sorted(channels)), None)
@@ -124,47 +138,6 @@ def find_images(folder: Path, description: DatasetDescription) -> tuple[CaseFile
     raise DatasetError(
         f"{folder} holds no image named CASE_0000{description.file_ending}; name the files of a case "
         "CASE_0000, CASE_0001, … in the order of the channels"
-    )
-
-
-def verify_dataset(raw: Path, observer: Observer, workers: int | None = None) -> Verification:
-    """Check a dataset: every problem of every case at once.
-
-    Args:
-        raw: The dataset folder.
-        observer: Told of every case; may ask to stop.
-        workers: Cases read at the same time; by default up to four.
-
-    Raises:
-        DatasetError: dataset.json cannot be used or a folder is missing, so that there is nothing to check.
-        CancelledError: The observer asked to stop.
-
-    Source:
-        Engine specification A 2; further checks are what users of nnU-Net report, A 11.1 (15) to (20), (26).
-    """
-    description = read_description(raw)
-    listing = _listing(raw, description)
-    problems = [*listing.problems, *_count_problems(listing.cases, description)]
-    labels = _declared_labels(description, problems)
-    reader = _reader(description, listing.cases, problems)
-    if reader is None:
-        return Verification(
-            description=description, reader=None, cases=(), problems=tuple(problems), notes=()
-        )
-    rules = Rules(reader, description.channels, None if labels is None else _allowed_values(labels))
-    findings = map_cases(
-        lambda case: check_case(case.case_id, case.images, case.label, rules),
-        listing.cases,
-        Stage("verify", observer, workers or min(READING_THREADS, os.cpu_count() or 1)),
-    )
-    problems += [one for found in findings for one in found.problems]
-    problems += dataset_problems(findings)
-    return Verification(
-        description=description,
-        reader=reader,
-        cases=tuple(_summaries(findings)),
-        problems=tuple(problems),
-        notes=tuple(dataset_notes(findings, labels)),
     )
 
 
@@ -203,203 +176,160 @@ def map_cases(work: Callable[[CaseFiles], T], cases: Sequence[CaseFiles], stage:
     return results
 
 
-# --- names of files ------------------------------------------------------------------------------------------
+def missing_folders(raw: Path) -> list[str]:
+    """Say which of the folders of images and labels are not there; empty if both are."""
+    sentences = []
+    for name in (IMAGES_FOLDER, LABELS_FOLDER):
+        if not (raw / name).is_dir():
+            alike = [entry.name for entry in sorted(raw.iterdir()) if _letters(entry.name) == _letters(name)]
+            cure = f"rename {alike[0]} to {name}" if alike and alike[0] != name else "add it"
+            sentences.append(f"the dataset has no folder {name} beside {DESCRIPTION_FILE}; {cure}")
+    return sentences
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """The cases of a folder, and what is wrong with the names of its files."""
+def folder_cases(images: Path, labels: Path | None, ending: str) -> Listing:
+    """List the cases of a folder of images and one of labels, by their names.
 
-    cases: tuple[CaseFiles, ...]
-    problems: tuple[DatasetProblem, ...]
+    Args:
+        images: Holds `CASE_0000<ending>` and so on.
+        labels: Holds `CASE<ending>`; None where labels are not expected.
+        ending: As dataset.json says.
 
-
-def _listing(raw: Path, description: DatasetDescription) -> _Listing:
-    """List cases by dataset.json, where it lists them, or by folder."""
-    if description.dataset is not None:
-        unusable = [case_id for case_id in description.dataset if not is_file_name(case_id)]
-        if unusable:
-            raise DatasetError(
-                f"dataset.json lists cases that cannot name a file: {some(unusable)}; use letters and digits"
-            )
-        cases = tuple(
-            CaseFiles(
-                case_id,
-                tuple(_inside(raw, path) for path in listed.images),
-                _inside(raw, listed.label),
-            )
-            for case_id, listed in description.dataset.items()
-        )
-        return _Listing(cases, ())
-    missing = [name for name in (IMAGES_FOLDER, LABELS_FOLDER) if not (raw / name).is_dir()]
-    if missing:
-        raise DatasetError(f"the dataset has no folder {' and no folder '.join(missing)} beside dataset.json")
-    images, image_problems = _list_images(raw / IMAGES_FOLDER, description.file_ending)
-    labels, label_problems = _list_labels(raw / LABELS_FOLDER, description.file_ending)
+    Source:
+        Engine specification A 1.2, A 2 (6); the names that users get wrong, A 11.1 (17).
+    """
+    found = scan_images(images, ending)
+    references = scan_labels(labels, ending) if labels is not None else None
+    by_case = {} if references is None else {case_id: files[0] for case_id, files in references.files.items()}
     cases = tuple(
-        CaseFiles(case_id, tuple(channels[number] for number in sorted(channels)), labels.get(case_id))
-        for case_id, channels in sorted(images.items())
+        CaseFiles(case_id, tuple(channels[number] for number in sorted(channels)), by_case.get(case_id))
+        for case_id, channels in sorted(found.files.items())
     )
-    return _Listing(
-        cases, (*image_problems, *label_problems, *_pairing_problems(images, labels, description))
-    )
+    problems = [*found.problems, *_gaps(images, found.files, ending), *_ambiguous(found.files)]
+    notes = found.notes
+    if references is not None and labels is not None:
+        problems += references.problems
+        problems += _unpaired(images, labels, (found.files, by_case), ending)
+        notes += references.notes
+    return Listing(cases, tuple(problems), notes)
 
 
-def _inside(raw: Path, entry: str) -> Path:
-    """Resolve a path of dataset.json; it must stay within the dataset."""
-    path = raw / entry
-    if not path.resolve().is_relative_to(raw.resolve()):
-        raise DatasetError(
-            f"dataset.json lists {entry}, which is outside the dataset; put the file into the dataset's folder "
-            "and list it relative to dataset.json"
+def listed_cases(raw: Path, listed: Mapping[CaseId, ListedCase], *, outside: bool) -> Listing:
+    """List the cases that dataset.json names with their files.
+
+    Args:
+        raw: The dataset folder, from which relative paths start.
+        listed: Images and label of each case.
+        outside: As for `find_cases`. Only then are environment variables replaced: they are none of the business
+            of a dataset that came from elsewhere.
+
+    Source:
+        Engine specification A 1.2.
+    """
+    cases: list[CaseFiles] = []
+    refused: list[DatasetProblem] = []
+    for case_id, entry in listed.items():
+        wrong = list(_forbidden(raw, case_id, entry, outside=outside))
+        refused += wrong
+        if not wrong:
+            images = tuple(_resolved(raw, path, outside=outside) for path in entry.images)
+            cases.append(CaseFiles(case_id, images, _resolved(raw, entry.label, outside=outside)))
+    problems = [*refused, *_ambiguous(listed)]
+    return Listing(tuple(cases), tuple(problems), tuple(_listed_twice(cases)), tuple(refused))
+
+
+def _forbidden(raw: Path, case_id: CaseId, entry: ListedCase, *, outside: bool) -> Iterator[DatasetProblem]:
+    """Report an identifier that cannot name a file, and paths that cannot be or must not be followed."""
+    if not is_file_name(case_id) or not case_id.isprintable():
+        yield problem(
+            case_id,
+            "file-name",
+            f"dataset.json lists a case that cannot name a file: {case_id!r}; use letters and digits",
         )
-    return path
-
-
-def _list_images(folder: Path, ending: str) -> tuple[dict[CaseId, dict[int, Path]], list[DatasetProblem]]:
-    """Group image files by case and channel number."""
-    pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
-    images: dict[CaseId, dict[int, Path]] = defaultdict(dict)
-    problems: list[DatasetProblem] = []
-    for path in _visible_files(folder):
-        match = pattern.fullmatch(path.name)
-        if match:
-            images[match["case"]][int(match["channel"])] = path
-        elif path.name.endswith(ending):
-            case_id = path.name.removesuffix(ending)
-            problems.append(
-                problem(
-                    case_id,
-                    "file-name",
-                    f"{IMAGES_FOLDER}/{path.name} has no channel number; rename it to {case_id}_0000{ending}",
-                )
+    for path in (*entry.images, entry.label):
+        if not path.isprintable():
+            yield problem(case_id, "file-name", f"dataset.json lists {path!r}, which is no path; correct it")
+        elif not outside and not _is_inside(raw, path):
+            yield problem(
+                case_id,
+                "file-outside",
+                f"dataset.json lists {path}, which is outside the dataset; put the file into the dataset's folder "
+                "and list it relative to dataset.json",
             )
-        else:
-            problems += _ending_problems(path, ending)
-    return dict(images), problems
 
 
-def _list_labels(folder: Path, ending: str) -> tuple[dict[CaseId, Path], list[DatasetProblem]]:
-    """Return label files by case."""
-    labels: dict[CaseId, Path] = {}
-    problems: list[DatasetProblem] = []
-    for path in _visible_files(folder):
-        if path.name.endswith(ending):
-            labels[path.name.removesuffix(ending)] = path
-        else:
-            problems += _ending_problems(path, ending)
-    return labels, problems
+def _resolved(raw: Path, entry: str, *, outside: bool) -> Path:
+    """Return the file that an entry of dataset.json means."""
+    return raw / (os.path.expandvars(entry) if outside else entry)
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    """List files by name, without those that systems hide or leave behind."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+def _is_inside(raw: Path, entry: str) -> bool:
+    """Return whether a path, links followed, stays within the dataset."""
+    return Path(os.path.realpath(raw / entry)).is_relative_to(os.path.realpath(raw))
 
 
-def _ending_problems(path: Path, ending: str) -> list[DatasetProblem]:
-    """Report an image whose ending is not that of the dataset; other files are none of our business."""
-    for known in known_endings():
-        if path.name.lower().endswith(known):
-            return [
-                problem(
-                    path.name[: -len(known)],
-                    "file-ending",
-                    f"{path.parent.name}/{path.name} does not end in {ending}, as dataset.json says; convert "
-                    "and rename it, or correct file_ending",
-                )
-            ]
-    return []
+def _listed_twice(cases: Sequence[CaseFiles]) -> Iterator[DatasetProblem]:
+    """Point at files that stand more than once in dataset.json."""
+    users: dict[str, list[CaseId]] = {}
+    for case in cases:
+        for path in (*case.images, *([case.label] if case.label else [])):
+            users.setdefault(os.path.normpath(path), []).append(case.case_id)
+    for file, case_ids in users.items():
+        if len(case_ids) > 1:
+            counted = [f"{case_id} ({count} times)" for case_id, count in Counter(case_ids).items()]
+            names = some(counted if len(counted) == 1 else list(dict.fromkeys(case_ids)))
+            message = f"dataset.json lists {Path(file).name} for {names}; correct the path where it is wrong"
+            yield problem(case_ids[-1], "listed-twice", message)
 
 
-def _pairing_problems(
-    images: Mapping[CaseId, Mapping[int, Path]],
-    labels: Mapping[CaseId, Path],
-    description: DatasetDescription,
-) -> Iterator[DatasetProblem]:
-    """Report images without label, labels without image, gaps between channels, names that clash."""
-    ending = description.file_ending
+def _gaps(folder: Path, images: Mapping[CaseId, Mapping[int, Path]], ending: str) -> Iterator[DatasetProblem]:
+    """Report channel numbers that are left out before the last one."""
     for case_id, channels in sorted(images.items()):
-        gaps = sorted(set(range(max(channels))) - set(channels))
-        if gaps and len(channels) >= len(
-            description.channels
-        ):  # fewer files are reported once they were read
-            names = some([f"{case_id}_{number:04d}{ending}" for number in gaps])
-            yield problem(case_id, "missing-channel", f"{IMAGES_FOLDER} lacks {names}; add it")
-        if case_id not in labels:
-            message = f"{LABELS_FOLDER} has no {case_id}{ending}; add it, or take the image out"
-            yield problem(case_id, "missing-label", message)
-    for case_id in sorted(set(labels) - set(images)):
-        without_number = re.sub(r"_\d{4}$", "", case_id)
-        cure = (
-            f"labels carry no channel number: rename it to {without_number}{ending}"
-            if without_number in images
-            else f"add {case_id}_0000{ending} to {IMAGES_FOLDER}, or take the label out"
+        missing = sorted(set(range(max(channels))) - set(channels))
+        if missing:
+            names = some([f"{case_id}_{number:04d}{ending}" for number in missing])
+            yield problem(
+                case_id, "missing-channel", f"{folder.name} lacks {names}; add it, or number from 0000"
+            )
+
+
+def _unpaired(
+    images_folder: Path,
+    labels_folder: Path,
+    files: tuple[Mapping[CaseId, Mapping[int, Path]], Mapping[CaseId, Path]],
+    ending: str,
+) -> Iterator[DatasetProblem]:
+    """Report images without label and labels without image."""
+    images, labels = files
+    single_images = {looks_the_same(case_id): case_id for case_id in images if case_id not in labels}
+    single_labels = {looks_the_same(case_id): case_id for case_id in labels if case_id not in images}
+    for likeness, case_id in sorted(single_images.items(), key=lambda item: item[1]):
+        twin = single_labels.get(likeness)
+        cure = f"rename {twin}{ending} to it" if twin else "add it, or take the image out"
+        yield problem(case_id, "missing-label", f"{labels_folder.name} has no {case_id}{ending}; {cure}")
+    for likeness, case_id in sorted(single_labels.items(), key=lambda item: item[1]):
+        twin, without_number = single_images.get(likeness), re.sub(r"_\d{4}$", "", case_id)
+        if twin:
+            cure = f"rename it to {twin}{ending}"
+        elif without_number in images:
+            cure = f"labels carry no channel number: rename it to {without_number}{ending}"
+        else:
+            cure = f"add {case_id}_0000{ending} to {images_folder.name}, or take the label out"
+        yield problem(
+            case_id, "missing-image", f"{labels_folder.name}/{case_id}{ending} has no image; {cure}"
         )
-        yield problem(case_id, "missing-image", f"{LABELS_FOLDER}/{case_id}{ending} has no image; {cure}")
+
+
+def _ambiguous(case_ids: Iterable[CaseId]) -> Iterator[DatasetProblem]:
+    """Report names that some systems cannot tell apart."""
     seen: dict[str, CaseId] = {}
-    for case_id in sorted(images):
-        twin = seen.setdefault(case_id.casefold(), case_id)
+    for case_id in sorted(case_ids):
+        twin = seen.setdefault(looks_the_same(case_id), case_id)
         if twin != case_id:
-            message = f"{case_id} and {twin} differ only in upper and lower case; rename one"
+            message = f"{case_id} and {twin} differ only in upper and lower case, or in how letters are coded; rename one"
             yield problem(case_id, "ambiguous-case", message)
 
 
-# --- the dataset as a whole ----------------------------------------------------------------------------------
-
-
-def _count_problems(cases: Sequence[CaseFiles], description: DatasetDescription) -> Iterator[DatasetProblem]:
-    """Compare the number of cases with numTraining."""
-    if not cases:
-        names = f"CASE_0000{description.file_ending}"
-        yield problem(None, "no-cases", f"{IMAGES_FOLDER} holds no image named {names}; add images")
-    elif len(cases) != description.training_cases:
-        yield problem(
-            None,
-            "case-count",
-            f"dataset.json says numTraining {description.training_cases}, but there are {len(cases)} cases "
-            f"({some([case.case_id for case in cases])}); correct the number or add what is missing",
-        )
-
-
-def _declared_labels(description: DatasetDescription, problems: list[DatasetProblem]) -> LabelSet | None:
-    """Return the labels, or None with a problem noted."""
-    try:
-        return description.label_set()
-    except LabelsError as error:
-        problems.append(problem(None, "invalid-labels", error.message))
-        return None
-
-
-def _allowed_values(labels: LabelSet) -> frozenset[int]:
-    """Return the values that a label file may have."""
-    return frozenset(labels.labels if labels.ignore is None else (*labels.labels, labels.ignore))
-
-
-def _reader(
-    description: DatasetDescription, cases: Sequence[CaseFiles], problems: list[DatasetProblem]
-) -> str | None:
-    """Choose the reader by the first image that can be read, or return None with the problems noted."""
-    reasons: list[DatasetProblem] = []
-    for case in cases:
-        for path in case.images[:1]:
-            try:
-                return choose_reader(description, path)
-            except UnknownNameError as error:
-                problems.append(problem(None, "unknown-name", error.message))
-                return None
-            except ImageError as error:
-                reasons.append(problem(case.case_id, "unreadable-image", error.message))
-    problems += reasons
-    return None
-
-
-def _summaries(findings: Sequence[Findings]) -> Iterator[CaseSummary]:
-    """Summarize the cases that could be read."""
-    for found in findings:
-        if found.header is not None:
-            yield CaseSummary(
-                case_id=found.case_id,
-                shape=found.header.shape,
-                spacing=found.header.geometry.spacing,
-                label_voxels=dict(found.label_voxels),
-            )
+def _letters(name: str) -> str:
+    """Return the letters of a name in lower case, to tell misspelled folders."""
+    return re.sub(r"[^a-z]", "", name.lower())
