@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from core.domain.conversion import Manner
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
 from core.domain.model import PredictionOptions
@@ -27,6 +29,9 @@ from core.domain.training import EpochRecord, Fold, TrainingSettings
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
 
 GB = 1e9
+
+DATASET_FOLDER = re.compile(r"Dataset\d{3,}_.+")
+"""Engine specification A 1.1."""
 
 console = Console(stderr=True)
 verbs = typer.Typer(
@@ -108,6 +113,31 @@ def verify(
 
 
 @verbs.command()
+def convert(
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder of a Medical Segmentation Decathlon or nnU-Net v1 dataset.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new dataset folder; it must not exist, or be empty.")],
+    link: Annotated[  # noqa: FBT002 - a switch
+        bool, typer.Option("--link", help="Link files that stay as they are, instead of copying them.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Files at a time; by default four.", min=1)] = None,
+) -> None:
+    """Write a dataset of the Medical Segmentation Decathlon or of nnU-Net v1 in nnU-Net v2's layout."""
+    from core import pipeline
+
+    with _observing() as observer:
+        done = pipeline.convert(source, out, observer, Manner(link=link, workers=workers))
+    for note in done.notes:
+        print(f"{note.case or 'dataset'}: note: {note.message}")
+    for problem in done.problems:
+        print(f"{problem.case or 'dataset'}: {problem.kind}: {problem.message}")
+    if done.problems:
+        raise DatasetError(f"{len(done.problems)} problems found in {source}; nothing was written")
+    print(f"{done.cases} training cases and {done.further_cases} others of {done.layout} written to {out}")
+
+
+@verbs.command()
 def fingerprint(raw: Raw, out: Out, workers: Workers = None) -> None:
     """Measure spacings, shapes and foreground intensities of a dataset."""
     from core import pipeline
@@ -133,6 +163,7 @@ def plan(
 ) -> None:
     """Configure pipelines for a fingerprint."""
     from core import pipeline
+    from core.io.readers import choose_reader
     from core.planning.planner import PlannerSettings
 
     description = DatasetDescription.parse(_text(dataset_json))
@@ -142,8 +173,8 @@ def plan(
         "target_spacing": None if target_spacing is None else _triple(target_spacing),
         "suppress_transpose": suppress_transpose,
         "plans_name": plans_name,
-        "reader": reader or description.reader,
-        "dataset_name": dataset_name or description.model_dump().get("name") or "",
+        "reader": reader or choose_reader(description, None),
+        "dataset_name": dataset_name or _dataset_name(dataset_json, description),
     }
     settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
     pipeline.plan(description, _fingerprint(fingerprint), settings, out)
@@ -321,6 +352,14 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as reason:
         raise DatasetError(f"cannot read {path}: {reason}") from reason
+
+
+def _dataset_name(dataset_json: Path, description: DatasetDescription) -> str:
+    """Return the name of the folder if it is a dataset's, else the one that the description gives."""
+    folder = dataset_json.resolve().parent.name
+    return (
+        folder if DATASET_FOLDER.fullmatch(folder) else str((description.model_extra or {}).get("name", ""))
+    )
 
 
 def _fingerprint(path: Path) -> Fingerprint:
