@@ -15,6 +15,12 @@ class ConflictError(DomainError):
     kind = "conflict"
 
 
+class PreconditionError(DomainError):
+    """It is not, or no longer, what the request says that it must be."""
+
+    kind = "precondition-failed"
+
+
 class RequestError(DomainError):
     """The request cannot be carried out as it was sent; the sentence says what to send instead."""
 

@@ -2,17 +2,28 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, JsonValue, StrictInt, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 
 from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import ConfigurationName
 from core.domain.record import Record
 from core.domain.training import Fold, TrainingSettings
-from core.errors import DomainError
+from core.errors import DomainError, UnknownNameError
+from core.planning.presets import PRESETS
 
 T = TypeVar("T")
 
@@ -129,11 +140,11 @@ PRIORITIES: Mapping[Lane, int] = {Lane.PREDICT: INTERACTIVE, Lane.CPU: 6, Lane.T
 CROSS_VALIDATION_FOLDS = 5
 """A numbered fold needs at least as many cases (Engine specification B 4.1)."""
 
-Preset = Literal["default"]
-"""What the planner knows; app must not import it."""
+DEFAULT_PRESET = "default"
+"""The planner that a request gets which names none."""
 
-Trainable = Literal["2d", "3d_fullres"]
-"""Configurations that can be trained; the plan decides which of them a dataset has."""
+CASCADE = "3d_cascade_fullres"
+"""The planner's configuration that refines what another one has segmented."""
 
 PROBLEM_TYPE = "urn:nnunet-service:problem:"
 """Prefix of the `type` of a problem document; the kind of the error follows."""
@@ -174,6 +185,23 @@ def _once_each(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
+def _known_preset(name: str) -> str:
+    """Refuse a name that no planner has."""
+    try:
+        PRESETS.get(name)
+    except UnknownNameError as error:
+        raise ValueError(error.message) from error
+    return name
+
+
+Preset = Annotated[str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": sorted(PRESETS)})]
+"""Name of a planner."""
+
+PlanName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What a plan is called; part of addresses, and of folder names of the nnU-Net family."""
+
+Millimetres = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
+
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$"),
@@ -183,12 +211,61 @@ Name = Annotated[
 FoldNumber = Annotated[StrictInt, Field(ge=0, lt=1000)]
 
 
-class TrainingRequest(Record):
+class PlannerChoices(Record):
+    """What a client may decide about planning; all of it has a default."""
+
+    preset: Preset | None = None
+    """None: `DEFAULT_PRESET`."""
+    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    """What a patch may cost; None: what the preset says."""
+    target_spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Instead of the one that the rules find: (z, y, x), in the axis order of the files."""
+    suppress_transpose: StrictBool = False
+    """Whether to keep the axis order of the files."""
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of what differs from the defaults."""
+        return tuple(
+            name
+            for name, field in PlannerChoices.model_fields.items()
+            if getattr(self, name) != field.default
+        )
+
+
+class PlanSource(Record):
+    """A plan of some dataset."""
+
+    dataset_id: UUID
+    plan: PlanName
+
+
+class PlanningRequest(PlannerChoices):
+    """What a client asks for with POST /datasets/{id}/plans: to plan, or to take the plan of another dataset."""
+
+    model_config = ConfigDict(populate_by_name=False)
+
+    name: PlanName | None = None
+    """None: the preset's, or that of the other dataset's plan."""
+    source: PlanSource | None = Field(default=None, alias="from")
+
+    @model_validator(mode="after")
+    def _plan_or_take(self) -> Self:
+        if self.source is not None and self.chosen:
+            raise ValueError(
+                f"a plan that comes `from` another dataset is taken as it is; leave out {', '.join(self.chosen)}"
+            )
+        return self
+
+
+class TrainingRequest(PlannerChoices):
     """What a client asks for with POST /train; all but the dataset has a default."""
 
     dataset_id: UUID
+    plan: PlanName | None = None
+    """One of the dataset's plans; None: one that is made for this training, as the choices say."""
     configurations: (
-        Annotated[tuple[Trainable, ...], Field(min_length=1), AfterValidator(_once_each)] | None
+        Annotated[tuple[Name, ...], Field(min_length=1, max_length=100), AfterValidator(_once_each)] | None
     ) = None
     """None: 3d_fullres where the plan has it, else 2d."""
     folds: Annotated[
@@ -196,14 +273,20 @@ class TrainingRequest(Record):
         Field(min_length=1, max_length=100),
         AfterValidator(_once_each),
     ] = tuple(range(CROSS_VALIDATION_FOLDS))
-    preset: Preset = "default"
-    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
-    """What a patch may cost; None: what the preset says."""
     epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
     iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     name: Name | None = None
     """Of the training and its model; None: the dataset's."""
+
+    @model_validator(mode="after")
+    def _plan_or_choose(self) -> Self:
+        if self.plan is not None and self.chosen:
+            raise ValueError(
+                f"the plan {self.plan} says how to plan already; leave out {', '.join(self.chosen)}, "
+                "or leave out plan"
+            )
+        return self
 
     @property
     def settings(self) -> TrainingSettings:
@@ -230,19 +313,28 @@ class IngestPayload(Record):
 
 
 class PlanPayload(Record):
-    """Fingerprint a dataset and plan for it."""
+    """Fingerprint a dataset, unless somebody did, and plan for it: for a training, or for itself."""
 
     kind: Literal[JobKind.PLAN] = JobKind.PLAN
-    training_id: UUID
+    training_id: UUID | None = None
+    """None where nobody trains: the plan is kept under its name."""
+    plan_id: UUID | None = None
+    """The row of that plan."""
+    plans_name: str | None = None
+    """None: the preset's."""
     dataset_id: UUID
     dataset_name: str
     archive: ObjectRef
     fingerprint: ObjectRef | None
     """None where nobody has computed it yet."""
-    preset: str
-    gpu_memory_gb: float | None
-    configurations: tuple[ConfigurationName, ...] | None
-    """None lets the plan decide: 3d_fullres where it exists, else 2d."""
+    plans: ObjectRef | None = None
+    """What to train with; None: plan as the choices below say."""
+    preset: str = DEFAULT_PRESET
+    gpu_memory_gb: float | None = None
+    target_spacing: Spacing | None = None
+    suppress_transpose: bool = False
+    configurations: tuple[ConfigurationName, ...] | None = None
+    """What to train; None lets the plan decide: 3d_fullres where it exists, else 2d."""
 
 
 class PreprocessPayload(Record):
@@ -320,6 +412,18 @@ class IngestResult(Record):
     reader: str | None
     cases: tuple[CaseSummary, ...]
     problems: tuple[DatasetProblem, ...]
+    notes: tuple[DatasetProblem, ...] = ()
+    """What keeps nobody from training, yet deserves a look."""
+    classes: tuple[dict[str, Any], ...] = ()
+    """How often each label or region occurs."""
+
+
+class PlannedConfiguration(Record):
+    """One configuration of a plan."""
+
+    name: ConfigurationName
+    previous_stage: str | None = None
+    """The configuration whose segmentation it refines; None: it works on the image alone."""
 
 
 class PlanResult(Record):
@@ -327,7 +431,9 @@ class PlanResult(Record):
 
     files: dict[str, ObjectRef]
     configurations: tuple[ConfigurationName, ...]
-    """Those to be trained."""
+    """Those to be trained; none where nobody trains."""
+    planned: tuple[PlannedConfiguration, ...] = ()
+    """All that the plan has."""
     digests: dict[ConfigurationName, str] = Field(default_factory=dict)
     """Per configuration, see `PreprocessPayload.digest`."""
 

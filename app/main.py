@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import log
-from app.api import datasets, events, health, jobs, models, predictions, problems, trainings
+from app.api import datasets, events, health, jobs, models, plans, predictions, problems, trainings
 from app.api.deps import VERSION_PREFIX
 from app.api.guard import Guard
 from app.db.base import open_engine, open_readers, open_sessions
@@ -19,7 +19,9 @@ from app.storage import LocalStore
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = tuple(room.router for room in (datasets, trainings, jobs, events, models, predictions, health))
+ROUTERS = tuple(
+    room.router for room in (datasets, plans, trainings, jobs, events, models, predictions, health)
+)
 
 SHUTDOWN_SECONDS = 5
 """How long open requests may take to end when the process is asked to."""

@@ -3,7 +3,6 @@
 import json
 import logging
 import platform
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from app.jobs import (
     IngestPayload,
     IngestResult,
     ObjectRef,
+    PlannedConfiguration,
     PlanPayload,
     PlanResult,
     PredictPayload,
@@ -60,8 +60,10 @@ log = logging.getLogger(__name__)
 
 Files = Mapping[str, Path]
 
+PLANS_FILE, FINGERPRINT_FILE = "plans.json", "dataset_fingerprint.json"
+
 DEFAULT_CONFIGURATIONS = ("3d_fullres", "2d")
-"""What a training takes when the request leaves it open: the first that the plan has."""
+"""What a training takes when the request leaves it open: the first that the plan has, else whatever it has."""
 
 FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
 """What of a trained fold is kept; a fold that validated nothing has no summary."""
@@ -124,22 +126,44 @@ def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> 
 
 
 def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer: Observer) -> Message:
-    """Fingerprint the dataset, unless somebody did, and plan for it."""
-    raw = workspace.raw_dataset(payload.archive, observer)
+    """Fingerprint the dataset and plan for it; what is there already is taken as it is."""
     outbox = workspace.outbox(order)
-    measured = outbox / "dataset_fingerprint.json"
+    reused: dict[str, ObjectRef] = {}
+    files: dict[str, Path] = {}
     if payload.fingerprint is None:
-        pipeline.fingerprint(raw, measured, observer)
+        measured = files[FINGERPRINT_FILE] = outbox / FINGERPRINT_FILE
+        pipeline.fingerprint(workspace.raw_dataset(payload.archive, observer), measured, observer)
     else:
-        shutil.copyfile(workspace.store.path(payload.fingerprint), measured)
-    request = pipeline.PlanRequest(
-        dataset_name=payload.dataset_name, preset=payload.preset, gpu_memory_gb=payload.gpu_memory_gb
+        reused[FINGERPRINT_FILE] = payload.fingerprint
+        measured = workspace.store.path(payload.fingerprint)
+    if payload.plans is None:
+        files[PLANS_FILE] = outbox / PLANS_FILE
+        raw, request = workspace.raw_dataset(payload.archive, observer), _plan_request(payload)
+        made = pipeline.plan_dataset(raw, _fingerprint(measured), request, files[PLANS_FILE])
+    else:
+        reused[PLANS_FILE] = payload.plans
+        made = _plan(workspace, payload.plans)
+    stages = {name: made.configuration(name).previous_stage for name in made.configurations}
+    chosen = () if payload.training_id is None else _configurations(stages, payload.configurations)
+    result = PlanResult(
+        files=reused,
+        configurations=chosen,
+        planned=tuple(PlannedConfiguration(name=name, previous_stage=one) for name, one in stages.items()),
+        digests={name: preprocessing_digest(payload.archive, made, name) for name in chosen},
     )
-    made = pipeline.plan_dataset(raw, _fingerprint(measured), request, outbox / "plans.json")
-    chosen = _configurations(made, payload.configurations)
-    files = {"plans.json": outbox / "plans.json", "dataset_fingerprint.json": measured}
-    digests = {name: preprocessing_digest(payload.archive, made, name) for name in chosen}
-    return _message(PlanResult(files={}, configurations=chosen, digests=digests), files)
+    return _message(result, files)
+
+
+def _plan_request(payload: PlanPayload) -> pipeline.PlanRequest:
+    """Return what the planner needs to know of a payload."""
+    return pipeline.PlanRequest(
+        dataset_name=payload.dataset_name,
+        preset=payload.preset,
+        gpu_memory_gb=payload.gpu_memory_gb,
+        target_spacing=payload.target_spacing,
+        suppress_transpose=payload.suppress_transpose,
+        plans_name=payload.plans_name,
+    )
 
 
 def preprocess(
@@ -292,8 +316,8 @@ def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, obser
     }
     reused |= {
         MODEL_FILE: folds[0].files[MODEL_FILE],
-        "plans.json": payload.plans,
-        "dataset_fingerprint.json": payload.fingerprint,
+        PLANS_FILE: payload.plans,
+        FINGERPRINT_FILE: payload.fingerprint,
     }
     outbox = workspace.outbox(order)
     link_or_copy(workspace.raw_dataset(payload.archive, observer) / "dataset.json", outbox / "dataset.json")
@@ -362,21 +386,36 @@ def _fingerprint(path: Path) -> Fingerprint:
 
 
 def _configurations(
-    made: Plan, wanted: tuple[ConfigurationName, ...] | None
+    stages: Mapping[ConfigurationName, str | None], wanted: tuple[ConfigurationName, ...] | None
 ) -> tuple[ConfigurationName, ...]:
     """Return the configurations to train.
 
+    Args:
+        stages: Every configuration of the plan, and the one whose segmentation it refines, if it does.
+        wanted: What was asked for; None for what the plan suggests.
+
     Raises:
-        PlanError: One that was asked for does not suit the dataset.
+        PlanError: The plan does not have one that was asked for, or it cannot be trained by itself.
     """
+    trainable = [name for name, previous in stages.items() if previous is None]
+    choose = f"ask for: {', '.join(trainable)}" if trainable else "add one without previous_stage"
     if wanted is None:
-        return (next(name for name in DEFAULT_CONFIGURATIONS if name in made.configurations),)
-    missing = [name for name in wanted if name not in made.configurations]
+        found = next((name for name in (*DEFAULT_CONFIGURATIONS, *trainable) if name in trainable), None)
+        if found is None:
+            raise PlanError(f"every configuration of the plan refines another one's segmentation; {choose}")
+        return (found,)
+    missing = [name for name in wanted if name not in stages]
     if missing:
-        known = ", ".join(name for name in made.configurations if name in DEFAULT_CONFIGURATIONS)
         raise PlanError(
-            f"the plan has no configuration {', '.join(missing)} for this dataset; ask for: {known}",
-            missing=list(missing),
+            f"the plan has no configuration {', '.join(missing)} for this dataset; {choose}",
+            missing=[*missing],
+        )
+    later = [name for name in wanted if name not in trainable]
+    if later:
+        raise PlanError(
+            f"{', '.join(later)} refines what {stages[later[0]]} has segmented; cascades are trained in a later "
+            f"release; {choose}",
+            configurations=[*later],
         )
     return wanted
 

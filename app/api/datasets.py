@@ -1,11 +1,11 @@
-"""Routes of datasets: upload, list, read, delete."""
+"""Routes of datasets: upload, list, read, read the fingerprint, delete."""
 
 import re
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -95,6 +95,12 @@ class DatasetView(DatasetSummary):
     cases: list[CaseView]
     problems: list[dict[str, Any]]
     """case (null: the dataset as a whole), kind, message with the cure."""
+    notes: list[dict[str, Any]]
+    """The same of what keeps nobody from training, yet deserves a look."""
+    classes: list[dict[str, Any]]
+    """How often each label or region occurs."""
+    has_fingerprint: bool
+    """Whether `GET /datasets/{id}/fingerprint` has one: computed once, with the first plan or training."""
     job_id: UUID
 
 
@@ -158,13 +164,22 @@ def get_dataset(session: SessionDep, dataset_id: UUID, base: BaseDep) -> Dataset
             for case in found.dataset.cases
         ],
         problems=found.dataset.problems,
+        notes=found.dataset.notes,
+        classes=found.dataset.classes,
+        has_fingerprint=found.dataset.fingerprint_key is not None,
         job_id=found.job_id,
     )
 
 
+@router.get("/{dataset_id}/fingerprint", dependencies=[NoQuery])
+def get_fingerprint(resources: ResourcesDep, dataset_id: UUID) -> Response:
+    """Read dataset_fingerprint.json: shapes, spacings and intensities, as they were measured for planning."""
+    return Response(datasets.fingerprint(resources, dataset_id), media_type="application/json")
+
+
 @router.delete("/{dataset_id}", dependencies=[NoQuery], status_code=204)
 def delete_dataset(resources: ResourcesDep, dataset_id: UUID) -> None:
-    """Delete a dataset that nothing was made from."""
+    """Delete a dataset that nothing was trained on, with its plans."""
     datasets.remove(resources, dataset_id)
 
 
@@ -192,8 +207,12 @@ def _summary(found: DatasetStatus, base: str) -> dict[str, Any]:
 
 
 def _links(found: DatasetStatus, base: str) -> dict[str, str]:
-    return {
-        "self": f"{base}/datasets/{found.dataset.id}",
+    address = f"{base}/datasets/{found.dataset.id}"
+    links = {
+        "self": address,
         "job": f"{base}/jobs/{found.job_id}",
+        "plans": f"{address}/plans",
         "train": f"{base}/train",
     }
+    has_fingerprint = found.dataset.fingerprint_key is not None
+    return {**links, "fingerprint": f"{address}/fingerprint"} if has_fingerprint else links

@@ -31,6 +31,10 @@ UPLOAD_PATHS = frozenset({"/datasets", "/predict", "/v1/datasets", "/v1/predict"
 LARGEST_BODY_BYTES = 1024 * 1024
 """Of any other request; it is held in memory."""
 
+PLAN_PATH = re.compile(r"(/v1)?/datasets/[^/]+/plans/[^/]+")
+LARGEST_PLAN_BYTES = 8 * 1024 * 1024
+"""Of an uploaded plans.json; those of the planner have some ten thousand."""
+
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names under which this machine calls itself. Any other in the Host header means that a web page has let
 its own name point here, to speak through a visitor's browser."""
@@ -79,7 +83,7 @@ class Guard:
 
         try:
             self._require_allowed(scope, headers)
-            body = receive if scope["path"] in UPLOAD_PATHS else _bounded(receive, headers)
+            body = receive if scope["path"] in UPLOAD_PATHS else _bounded(receive, headers, _limit_of(scope))
             await self._app(scope, body, send_guarded)
         except DomainError as error:
             await problems.from_error(error)(scope, receive, send_guarded)
@@ -113,23 +117,28 @@ class Guard:
             )
 
 
-def _bounded(receive: Receive, headers: Headers) -> Receive:
+def _limit_of(scope: Scope) -> int:
+    """Return how many bytes the body may have."""
+    return LARGEST_PLAN_BYTES if PLAN_PATH.fullmatch(scope["path"]) else LARGEST_BODY_BYTES
+
+
+def _bounded(receive: Receive, headers: Headers, limit_bytes: int) -> Receive:
     """Return a body that ends with an error when it grows too long.
 
     Raises:
         TooLargeError: It is said to be too long.
     """
-    sentence = f"the body is longer than {LARGEST_BODY_BYTES} bytes, which is all that this address takes"
+    sentence = f"the body is longer than {limit_bytes} bytes, which is all that this address takes"
     length = headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > LARGEST_BODY_BYTES:
-        raise TooLargeError(sentence, limit_bytes=LARGEST_BODY_BYTES)
+    if length.isdecimal() and int(length[:20]) > limit_bytes:
+        raise TooLargeError(sentence, limit_bytes=limit_bytes)
     received = 0
 
     async def receive_bounded() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > LARGEST_BODY_BYTES:
+        if received > limit_bytes:
             # Not an error of ours: the framework would take that for a body that is no JSON.
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
         return message

@@ -61,7 +61,8 @@ class JobView(Body):
     error: dict[str, Any] | None
     """Problem document (RFC 9457) of a failed or canceled job."""
     result: dict[str, Any] | None
-    """dataset_id, or training_id and model_id, or prediction_id; once the job has succeeded."""
+    """dataset_id, or dataset_id and plan, or training_id and model_id, or prediction_id; once the job has
+    succeeded."""
     children: list["JobView"]
     created_at: datetime
     started_at: datetime | None
@@ -125,6 +126,8 @@ def _links(status: JobStatus, base: str) -> dict[str, str]:
     ):
         if row_id is not None:
             links[noun] = f"{base}/{noun}s/{row_id}"
+    if job.kind is JobKind.PLAN and job.training_id is None:
+        links["plan"] = f"{base}/datasets/{job.dataset_id}/plans/{(job.payload or {}).get('plans_name')}"
     if job.kind is JobKind.TRAINING and status.result and status.result.get("model_id"):
         links["model"] = f"{base}/models/{status.result['model_id']}"
     return links

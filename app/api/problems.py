@@ -19,6 +19,7 @@ from app.errors import (
     ForbiddenError,
     NotAcceptableError,
     NotFoundError,
+    PreconditionError,
     StorageFullError,
     TooLargeError,
     UnauthorizedError,
@@ -40,6 +41,7 @@ STATUS: Mapping[str, HTTPStatus] = {
     NotFoundError.kind: HTTPStatus.NOT_FOUND,
     NotAcceptableError.kind: HTTPStatus.NOT_ACCEPTABLE,
     ConflictError.kind: HTTPStatus.CONFLICT,
+    PreconditionError.kind: HTTPStatus.PRECONDITION_FAILED,
     TooLargeError.kind: HTTPStatus.CONTENT_TOO_LARGE
     if hasattr(HTTPStatus, "CONTENT_TOO_LARGE")
     else HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -1,10 +1,10 @@
-"""The tables: dataset, training, job, trained model, prediction, and the objects that they point at."""
+"""The tables: dataset, plan, training, job, trained model, prediction, and the objects that they point at."""
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, UtcDateTime, now
@@ -40,6 +40,10 @@ class Dataset(Base):
     """dataset.json, once it was read."""
     reader: Mapped[str | None]
     problems: Mapped[list[Any]] = mapped_column(default=list)
+    notes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
+    """What keeps nobody from training, yet deserves a look."""
+    classes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
+    """How often each label or region occurs."""
     fingerprint_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
     archive: Mapped[StoredObject] = relationship(foreign_keys=archive_key, lazy="raise")
@@ -57,6 +61,34 @@ class DatasetCase(Base):
     case_id: Mapped[str] = mapped_column(primary_key=True)
     shape: Mapped[list[Any]]
     spacing: Mapped[list[Any]]
+
+
+class DatasetPlan(Base):
+    """A plan that is kept under a name: made for the dataset, uploaded, or taken from another dataset."""
+
+    __tablename__ = "plan"
+    __table_args__ = (
+        CheckConstraint("origin IN ('planned', 'uploaded', 'moved')", name="origin_is_known"),
+        CheckConstraint("state IN ('planning', 'ready', 'failed')", name="state_is_known"),
+        CheckConstraint("state != 'ready' OR plans_key IS NOT NULL", name="ready_means_readable"),
+        UniqueConstraint("dataset_id", "name"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("dataset.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    origin: Mapped[str]
+    state: Mapped[str]
+    plans_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    """plans.json. Replacing it writes another object; trainings keep the one that they began with."""
+    configurations: Mapped[list[Any]] = mapped_column(default=list)
+    """`app.jobs.PlannedConfiguration`, in the order of the file."""
+    request: Mapped[dict[str, Any] | None]
+    """The body of POST /datasets/{id}/plans with its defaults filled in; null for an upload."""
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="SET NULL"))
+    """The job that makes it or made it; null once something else is kept under the name."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Training(Base):

@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, selectinload, undefer
 
 from app.db.base import transaction
-from app.db.models import Dataset, DatasetCase, Job, StoredObject, TrainedModel, Training
+from app.db.models import Dataset, DatasetCase, DatasetPlan, Job, StoredObject, TrainedModel, Training
 from app.errors import ConflictError, NotFoundError
-from app.jobs import FINAL_STATES, IngestPayload, JobKind, ObjectRef
+from app.jobs import FINAL_STATES, IngestPayload, JobKind, JobState, ObjectRef, PlanResult
 from app.services import graph
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, forget, submit_files
@@ -37,10 +37,7 @@ class DatasetStatus:
     @property
     def description(self) -> DatasetDescription | None:
         """What its dataset.json says; None as long as there is none that can be used."""
-        try:
-            return DatasetDescription.model_validate(self.dataset.description)
-        except ValidationError:
-            return None
+        return description_of(self.dataset)
 
 
 def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey | None) -> Submission:
@@ -81,6 +78,54 @@ def find(session: Session, dataset_id: UUID) -> DatasetStatus:
     return _with_jobs(session, [dataset])[0]
 
 
+def find_ready(session: Session, dataset_id: UUID) -> Dataset:
+    """Return a dataset that something can be learnt from.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        ConflictError: It is still being checked, or has problems.
+    """
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None:
+        raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
+    if dataset.state == "ingesting":
+        raise ConflictError("the dataset is still being checked; wait until its state is ready")
+    if dataset.state != "ready":
+        first = dataset.problems[0]["message"] if dataset.problems else "see its problems"
+        raise ConflictError(
+            f"the dataset has {len(dataset.problems)} problem(s), so nothing can be learnt from it; "
+            f"the first: {first}",
+            problems=len(dataset.problems),
+        )
+    return dataset
+
+
+def description_of(dataset: Dataset) -> DatasetDescription | None:
+    """Return what a dataset's dataset.json says; None as long as there is none that can be used."""
+    try:
+        return DatasetDescription.model_validate(dataset.description)
+    except ValidationError:
+        return None
+
+
+def fingerprint(resources: Resources, dataset_id: UUID) -> bytes:
+    """Return the dataset's dataset_fingerprint.json.
+
+    Raises:
+        NotFoundError: There is no such dataset, or nobody has computed its fingerprint yet.
+    """
+    with transaction(resources.readers) as session:
+        dataset = find(session, dataset_id).dataset
+        if dataset.fingerprint_key is None:
+            raise NotFoundError(
+                "the dataset has no fingerprint yet; it is computed once, with the dataset's first plan or "
+                f"training: POST /datasets/{dataset_id}/plans",
+                dataset_id=str(dataset_id),
+            )
+        ref = graph.object_ref(session.get_one(StoredObject, dataset.fingerprint_key))
+    return resources.store.path(ref).read_bytes()
+
+
 def read(session: Session, page: PageRequest) -> Page[DatasetStatus]:
     """Return datasets without their cases, newest first."""
     rows = read_page(session, select(Dataset), Dataset, page)
@@ -88,19 +133,22 @@ def read(session: Session, page: PageRequest) -> Page[DatasetStatus]:
 
 
 def remove(resources: Resources, dataset_id: UUID) -> None:
-    """Delete a dataset and its archive.
+    """Delete a dataset, its archive, fingerprint and plans.
 
     Raises:
         NotFoundError: There is no such dataset.
-        ConflictError: A training or model was made from it, or it is still being checked.
+        ConflictError: A training or model was made from it, or a job works on it.
     """
     with transaction(resources.sessions) as session:
         dataset = session.get(Dataset, dataset_id, with_for_update=True)
         if dataset is None:
             raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
         _require_unused(session, dataset_id)
-        keys = [key for key in (dataset.archive_key, dataset.fingerprint_key) if key is not None]
+        keys = _objects_of(session, dataset)
+        for plan_id in session.scalars(select(DatasetPlan.id).where(DatasetPlan.dataset_id == dataset_id)):
+            forget(session, plan_id)
         forget(session, dataset_id)
+        session.execute(delete(DatasetPlan).where(DatasetPlan.dataset_id == dataset_id))
         session.execute(delete(Job).where(Job.dataset_id == dataset_id))
         session.execute(delete(Dataset).where(Dataset.id == dataset_id))
         session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
@@ -132,6 +180,18 @@ def _with_jobs(session: Session, datasets: Sequence[Dataset]) -> list[DatasetSta
     return [DatasetStatus(one, job_ids[one.id], counts.get(one.id, 0)) for one in datasets]
 
 
+def _objects_of(session: Session, dataset: Dataset) -> list[str]:
+    """Return the keys of all that belongs to a dataset which nothing was trained on."""
+    plans = session.scalars(select(DatasetPlan.plans_key).where(DatasetPlan.dataset_id == dataset.id))
+    keys = {dataset.archive_key, dataset.fingerprint_key, *plans}
+    made = select(Job).where(
+        Job.dataset_id == dataset.id, Job.kind == JobKind.PLAN, Job.state == JobState.SUCCEEDED
+    )
+    for job in session.scalars(made.options(undefer(Job.result))):
+        keys |= {ref.key for ref in PlanResult.model_validate(job.result).files.values()}
+    return sorted(key for key in keys if key is not None)
+
+
 def _require_unused(session: Session, dataset_id: UUID) -> None:
     """Refuse to pull a dataset away from under what needs it."""
     for table, noun in ((Training, "training"), (TrainedModel, "model")):
@@ -141,9 +201,11 @@ def _require_unused(session: Session, dataset_id: UUID) -> None:
                 f"the dataset is in use by {noun} {user}, so it cannot be deleted", used_by=str(user)
             )
     job = session.scalar(
-        select(Job.id).where(Job.dataset_id == dataset_id, Job.state.not_in(FINAL_STATES)).limit(1)
+        select(Job).where(Job.dataset_id == dataset_id, Job.state.not_in(FINAL_STATES)).limit(1)
     )
     if job is not None:
+        doing = "checked" if job.kind is JobKind.INGEST else "planned for"
         raise ConflictError(
-            f"the dataset is still being checked; cancel job {job} first, or wait for it", job_id=str(job)
+            f"the dataset is still being {doing}; cancel job {job.id} first, or wait for it",
+            job_id=str(job.id),
         )

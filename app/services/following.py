@@ -158,6 +158,8 @@ def _result(job: Job) -> Mapping[str, Any] | None:
     match job.kind:
         case JobKind.INGEST:
             return {"dataset_id": str(job.dataset_id)}
+        case JobKind.PLAN if job.training_id is None:
+            return {"dataset_id": str(job.dataset_id), "plan": (job.payload or {}).get("plans_name")}
         case JobKind.PREDICT:
             return {"prediction_id": str(job.prediction_id)}
         case JobKind.TRAINING:

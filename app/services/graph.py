@@ -36,7 +36,7 @@ CANCELED = "canceled"
 def title(job: Job) -> str:
     """Name a job for a person: `train 3d_fullres fold 0`."""
     payload = job.payload or {}
-    words = [job.kind.value, str(payload.get("configuration") or "")]
+    words = [job.kind.value, str(payload.get("configuration") or payload.get("plans_name") or "")]
     if "fold" in payload:
         words.append(f"fold {payload['fold']}")
     return " ".join(word for word in words if word)
@@ -174,6 +174,16 @@ def needed_by(session: Session, job_id: UUID) -> list[Job]:
 def object_ref(stored: StoredObject) -> ObjectRef:
     """Return what a payload says of a stored object."""
     return ObjectRef(key=stored.key, sha256=stored.sha256, size_bytes=stored.size_bytes)
+
+
+def stored(session: Session, key: str) -> ObjectRef:
+    """Return what a payload says of the object that has this key."""
+    return object_ref(session.get_one(StoredObject, key))
+
+
+def stored_if_any(session: Session, key: str | None) -> ObjectRef | None:
+    """Return what a payload says of an object that may not be there yet."""
+    return None if key is None else stored(session, key)
 
 
 def _moments() -> Iterator[datetime]:

@@ -1,4 +1,4 @@
-"""What the end of a job means for the thing that it was about: dataset, training, model or prediction."""
+"""What the end of a job means for the thing that it was about: dataset, plan, training, model or prediction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,12 +6,24 @@ from pydantic import JsonValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.models import Dataset, DatasetCase, Job, Prediction, StoredObject, TrainedModel, Training
+from app.db.base import now
+from app.db.models import (
+    Dataset,
+    DatasetCase,
+    DatasetPlan,
+    Job,
+    Prediction,
+    StoredObject,
+    TrainedModel,
+    Training,
+)
+from app.errors import ConflictError
 from app.jobs import (
     IngestResult,
     JobKind,
     JobState,
     ObjectRef,
+    PlanPayload,
     PlanResult,
     PredictResult,
     SelectResult,
@@ -54,11 +66,24 @@ def canceled_by_request() -> dict[str, JsonValue]:
 
 
 def record_retry(session: Session, job: Job) -> None:
-    """Take back what the bad end of a job meant for the thing that it was about."""
+    """Take back what the bad end of a job meant for the thing that it was about.
+
+    Raises:
+        ConflictError: That is a plan which was deleted or replaced in the meantime.
+    """
     if job.kind is JobKind.INGEST:
         dataset = session.get_one(Dataset, job.dataset_id)
         dataset.state = "ingesting"
         dataset.problems = []
+    elif job.kind is JobKind.PLAN and job.training_id is None:
+        plan = _plan_of(session, job)
+        if plan is None:
+            raise ConflictError(
+                "the plan that this job was to make was deleted or replaced; ask for a new one with "
+                f"POST /datasets/{job.dataset_id}/plans",
+                job_id=str(job.id),
+            )
+        plan.state = "planning"
 
 
 def record_success(session: Session, job: Job, result: Record) -> None:
@@ -88,6 +113,8 @@ def _record_end_without_success(session: Session, job: Job) -> None:
         )
         dataset.state = "invalid"
         dataset.problems = [problem.to_json()]
+    elif job.kind is JobKind.PLAN and (plan := _plan_of(session, job)) is not None:
+        plan.state = "failed"
 
 
 def register_objects(session: Session, refs: Iterable[ObjectRef]) -> None:
@@ -112,6 +139,8 @@ def _record_ingest(session: Session, job: Job, result: IngestResult) -> None:
     dataset.description = result.description
     dataset.reader = result.reader
     dataset.problems = [problem.to_json() for problem in result.problems]
+    dataset.notes = [note.to_json() for note in result.notes]
+    dataset.classes = list(result.classes)
     session.add_all(
         DatasetCase(
             dataset_id=dataset.id, case_id=case.case, shape=list(case.shape), spacing=list(case.spacing)
@@ -121,11 +150,21 @@ def _record_ingest(session: Session, job: Job, result: IngestResult) -> None:
 
 
 def _record_plan(session: Session, job: Job, result: PlanResult) -> None:
-    training = session.get_one(Training, job.training_id)
-    dataset = session.get_one(Dataset, training.dataset_id)
-    training.plans_key = result.files["plans.json"].key
+    payload = PlanPayload.model_validate(job.payload)
+    plans_key = result.files["plans.json"].key
+    dataset = session.get_one(Dataset, payload.dataset_id)
     dataset.fingerprint_key = dataset.fingerprint_key or result.files["dataset_fingerprint.json"].key
-    graph.expand(session, job, result)
+    if payload.training_id is not None:
+        session.get_one(Training, payload.training_id).plans_key = plans_key
+        graph.expand(session, job, result)
+    elif (plan := _plan_of(session, job)) is not None:
+        plan.state, plan.plans_key, plan.updated_at = "ready", plans_key, now()
+        plan.configurations = [configuration.to_json() for configuration in result.planned]
+
+
+def _plan_of(session: Session, job: Job) -> DatasetPlan | None:
+    """Return the plan that a job is to make; None if it is gone or something else is kept in its place."""
+    return session.scalar(select(DatasetPlan).where(DatasetPlan.job_id == job.id))
 
 
 def _record_model(session: Session, job: Job, result: SelectResult) -> None:

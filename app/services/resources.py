@@ -1,8 +1,10 @@
 """What a service function works with: sessions, object store, queue, and requests that may come twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import delete
@@ -16,6 +18,8 @@ from app.jobs import ObjectRef
 from app.queue import Queue
 from app.services.transitions import announced
 from app.storage import ObjectStore
+
+T = TypeVar("T")
 
 KEY_LIFETIME = timedelta(hours=24)
 """A key that is older is forgotten, and its request done anew."""
@@ -42,6 +46,7 @@ class Submission:
 
     id: UUID
     job_id: UUID
+    """The id of the thing itself where it needs no job."""
     replayed: bool = False
     """Whether an earlier request with the same key made it."""
 
@@ -67,9 +72,14 @@ def submit_once(
     Raises:
         RequestError: The key came with another request before.
     """
+    return insistently(lambda: _submit(resources, key, create))
+
+
+def insistently(write: Callable[[], T]) -> T:
+    """Run a transaction, and again if another one took the same unique value, or what this one points at."""
     for remaining in reversed(range(ATTEMPTS)):
         try:
-            return _submit(resources, key, create)
+            return write()
         except IntegrityError:
             if remaining == 0:
                 raise
@@ -93,15 +103,22 @@ def submit_files(
     Raises:
         RequestError: The key came with another request before.
     """
-    try:
+    with kept(resources, refs):
         submission = submit_once(resources, key, create)
+    if submission.replayed:
+        _delete(resources, refs)
+    return submission
+
+
+@contextmanager
+def kept(resources: Resources, refs: Sequence[ObjectRef]) -> Iterator[None]:
+    """Run the transaction that writes the rows of files; without it, the files are deleted again."""
+    try:
+        yield
     except Exception as error:
         if not is_outage(error):  # After an outage the commit may have been made: better a file too many.
             _delete(resources, refs)
         raise
-    if submission.replayed:
-        _delete(resources, refs)
-    return submission
 
 
 def _delete(resources: Resources, refs: Sequence[ObjectRef]) -> None:

@@ -9,10 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.base import now
-from app.db.models import Dataset, DatasetCase, Epoch, Job, StoredObject, TrainedModel, Training
-from app.errors import ConflictError, NotFoundError, RequestError
+from app.db.models import Dataset, DatasetCase, DatasetPlan, Epoch, Job, TrainedModel, Training
+from app.errors import NotFoundError, RequestError
 from app.jobs import (
+    CASCADE,
     CROSS_VALIDATION_FOLDS,
+    DEFAULT_PRESET,
     LANES,
     PRIORITIES,
     JobKind,
@@ -21,7 +23,7 @@ from app.jobs import (
     TrainingRequest,
     TrainResult,
 )
-from app.services import following, graph
+from app.services import datasets, following, graph, kept_plans
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, submit_once
@@ -50,9 +52,10 @@ def start(resources: Resources, request: TrainingRequest, key: RequestKey | None
     """Queue a training: its plan first, the rest follows from that.
 
     Raises:
-        NotFoundError: There is no such dataset.
-        ConflictError: The dataset is not ready.
-        RequestError: It has fewer cases than the cross-validation needs, or the key was used otherwise.
+        NotFoundError: There is no such dataset, or it has no such plan.
+        ConflictError: The dataset or the plan is not ready.
+        RequestError: It has fewer cases than the cross-validation needs, the plan has no such configuration,
+            or the key was used otherwise.
     """
     return submit_once(resources, key, lambda session: _create(session, request))
 
@@ -89,16 +92,18 @@ def curves(session: Session, status: TrainingStatus) -> list[Curve]:
 
 
 def _create(session: Session, request: TrainingRequest) -> Submission:
-    dataset = session.get(Dataset, request.dataset_id)
-    if dataset is None:
-        raise NotFoundError(f"there is no dataset {request.dataset_id}", dataset_id=str(request.dataset_id))
-    _require_ready(dataset)
+    dataset = datasets.find_ready(session, request.dataset_id)
     _require_cases_for_folds(session, dataset, request)
+    plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
+    _require_trainable(request, plan)
+    if plan is None:
+        request = request.model_copy(update={"preset": request.preset or DEFAULT_PRESET})
     training = Training(
         id=uuid4(),
         name=request.name or dataset.name,
         dataset_id=dataset.id,
         request=request.model_dump(mode="json"),
+        plans_key=None if plan is None else plan.plans_key,
     )
     session.add(training)
     session.flush()
@@ -115,27 +120,46 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
         training_id=training.id,
         dataset_id=dataset.id,
         dataset_name=dataset.name,
-        archive=graph.object_ref(session.get_one(StoredObject, dataset.archive_key)),
-        fingerprint=None
-        if dataset.fingerprint_key is None
-        else graph.object_ref(session.get_one(StoredObject, dataset.fingerprint_key)),
-        preset=request.preset,
+        archive=graph.stored(session, dataset.archive_key),
+        fingerprint=graph.stored_if_any(session, dataset.fingerprint_key),
+        plans=graph.stored_if_any(session, training.plans_key),
+        preset=request.preset or DEFAULT_PRESET,
         gpu_memory_gb=request.gpu_memory_gb,
+        target_spacing=request.target_spacing,
+        suppress_transpose=request.suppress_transpose,
         configurations=request.configurations,
     )
     create(session, graph.child(parent, payload, JobState.QUEUED, now()))
     return Submission(training.id, parent.id)
 
 
-def _require_ready(dataset: Dataset) -> None:
-    if dataset.state == "ingesting":
-        raise ConflictError("the dataset is still being checked; wait until its state is ready")
-    if dataset.state != "ready":
-        first = dataset.problems[0]["message"] if dataset.problems else "see its problems"
-        raise ConflictError(
-            f"the dataset has {len(dataset.problems)} problem(s), so nothing can be learnt from it; "
-            f"the first: {first}",
-            problems=len(dataset.problems),
+def _require_trainable(request: TrainingRequest, plan: DatasetPlan | None) -> None:
+    """Refuse configurations that the plan does not have, and those that refine what another one segmented.
+
+    What a plan has that is yet to be made, its job tells.
+    """
+    wanted = request.configurations or ()
+    planned = [] if plan is None else kept_plans.configurations_of(plan)
+    stages = {one.name: one.previous_stage for one in planned} or {CASCADE: "3d_lowres"}
+    trainable = [name for name, stage in stages.items() if stage is None]
+    choose = f"; ask for: {', '.join(trainable)}" if trainable else ""
+    for name in wanted:
+        if plan is not None and name not in stages:
+            raise RequestError(
+                f"the plan {plan.name} has no configuration {name}{choose}",
+                configuration=name,
+                configurations=[*stages],
+            )
+        if stages.get(name) is not None:
+            raise RequestError(
+                f"{name} refines what {stages[name]} has segmented; cascades are trained in a later release"
+                f"{choose}",
+                configuration=name,
+            )
+    if plan is not None and not trainable:
+        raise RequestError(
+            f"every configuration of the plan {plan.name} refines what another one has segmented, and cascades "
+            "are trained in a later release; add one without previous_stage"
         )
 
 

@@ -21,6 +21,7 @@ from app.jobs import (
     JobState,
     Lane,
     ObjectRef,
+    PlannedConfiguration,
     PlanPayload,
     PlanResult,
     PredictPayload,
@@ -266,13 +267,16 @@ def publish(resources: Resources, folder: Path, key: str, content: bytes) -> Obj
 
 
 def _plan_result(taken: Claim) -> PlanResult:
-    assert isinstance(taken.order.payload, PlanPayload)
+    payload = taken.order.payload
+    assert isinstance(payload, PlanPayload)
     names = ("plans.json", "dataset_fingerprint.json")
-    chosen = taken.order.payload.configurations or ("3d_fullres",)
+    known = dict(zip(names, (payload.plans, payload.fingerprint), strict=True))
+    chosen = payload.configurations or ("3d_fullres",)
     return PlanResult(
-        files={name: stored(taken, name) for name in names},
-        configurations=chosen,
-        digests={name: f"{taken.order.payload.archive.sha256[:8]}-{name}" for name in chosen},
+        files={name: known[name] or stored(taken, name) for name in names},
+        configurations=chosen if payload.training_id else (),
+        planned=tuple(PlannedConfiguration(name=name) for name in ("2d", "3d_fullres")),
+        digests={name: f"{payload.archive.sha256[:8]}-{name}" for name in chosen},
     )
 
 

@@ -1,6 +1,5 @@
 """What app says of the engine without importing it, and the records that cross a process border."""
 
-from typing import get_args
 from uuid import uuid4
 
 import pytest
@@ -16,8 +15,9 @@ from app.jobs import (
     JobKind,
     JobState,
     ObjectRef,
+    PlanPayload,
     PreprocessPayload,
-    Preset,
+    TrainingRequest,
     problem_of,
 )
 from app.services.formats import ENDINGS
@@ -27,8 +27,24 @@ from core.planning.presets import PRESETS
 from core.training.splits import cross_validation
 
 
-def test_the_planner_knows_every_preset_that_may_be_asked_for() -> None:
-    assert set(get_args(Preset)) <= set(PRESETS)
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_of_the_planner_may_be_asked_for(preset: str) -> None:
+    request = TrainingRequest.model_validate({"dataset_id": uuid4(), "preset": preset})
+
+    assert request.preset == preset
+
+
+def test_a_job_of_the_release_before_is_still_understood() -> None:
+    ref = {"key": "a", "sha256": "0", "size_bytes": 1}
+    names = {"training_id": str(uuid4()), "dataset_id": str(uuid4()), "dataset_name": "Liver"}
+    choices = {"preset": "default", "gpu_memory_gb": None, "configurations": None}
+
+    payload = PAYLOAD.validate_python(
+        {"kind": "plan", **names, "archive": ref, "fingerprint": None, **choices}
+    )
+
+    assert isinstance(payload, PlanPayload)
+    assert (payload.plans, payload.plan_id, payload.target_spacing) == (None, None, None)
 
 
 def test_whatever_format_can_be_learnt_from_can_be_predicted() -> None:
