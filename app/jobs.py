@@ -404,6 +404,17 @@ class CaseSummary(Record):
     spacing: Spacing
 
 
+class ClassSummary(Record):
+    """How often a label value occurs in a dataset."""
+
+    label: int
+    names: tuple[str, ...]
+    """Of the label, or of the regions that it belongs to; none for a value that is not declared."""
+    cases: int
+    """In how many cases."""
+    voxels: int
+
+
 class IngestResult(Record):
     """What verification found; with problems the dataset is invalid, yet the job succeeded."""
 
@@ -414,8 +425,8 @@ class IngestResult(Record):
     problems: tuple[DatasetProblem, ...]
     notes: tuple[DatasetProblem, ...] = ()
     """What keeps nobody from training, yet deserves a look."""
-    classes: tuple[dict[str, Any], ...] = ()
-    """How often each label or region occurs."""
+    classes: tuple[ClassSummary, ...] = ()
+    """Every label that is declared or occurs, by value."""
 
 
 class PlannedConfiguration(Record):

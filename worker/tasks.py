@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from app.jobs import (
     CaseSummary,
     Checkpoint,
+    ClassSummary,
     IngestPayload,
     IngestResult,
     ObjectRef,
@@ -122,6 +123,8 @@ def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> 
         reader=found.reader,
         cases=tuple(CaseSummary(case=c.case_id, shape=c.shape, spacing=c.spacing) for c in found.cases),
         problems=found.problems,
+        notes=found.notes,
+        classes=tuple(ClassSummary.model_validate(one.to_json()) for one in found.classes),
     )
 
 

@@ -72,6 +72,15 @@ class CaseView(Body):
     spacing: list[float]
 
 
+class ClassView(Body):
+    """How often a label value occurs, and what it is called: by its own name, or by its regions'."""
+
+    label: int
+    names: list[str]
+    cases: int
+    voxels: int
+
+
 class DatasetSummary(Body):
     """A dataset in a list."""
 
@@ -97,8 +106,8 @@ class DatasetView(DatasetSummary):
     """case (null: the dataset as a whole), kind, message with the cure."""
     notes: list[dict[str, Any]]
     """The same of what keeps nobody from training, yet deserves a look."""
-    classes: list[dict[str, Any]]
-    """How often each label or region occurs."""
+    classes: list[ClassView]
+    """Every label that is declared or occurs."""
     has_fingerprint: bool
     """Whether `GET /datasets/{id}/fingerprint` has one: computed once, with the first plan or training."""
     job_id: UUID
@@ -165,7 +174,7 @@ def get_dataset(session: SessionDep, dataset_id: UUID, base: BaseDep) -> Dataset
         ],
         problems=found.dataset.problems,
         notes=found.dataset.notes,
-        classes=found.dataset.classes,
+        classes=[ClassView(**one) for one in found.dataset.classes],
         has_fingerprint=found.dataset.fingerprint_key is not None,
         job_id=found.job_id,
     )

@@ -43,7 +43,7 @@ class Dataset(Base):
     notes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
     """What keeps nobody from training, yet deserves a look."""
     classes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
-    """How often each label or region occurs."""
+    """`app.jobs.ClassSummary`: every label that is declared or occurs."""
     fingerprint_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
     archive: Mapped[StoredObject] = relationship(foreign_keys=archive_key, lazy="raise")

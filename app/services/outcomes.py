@@ -140,7 +140,7 @@ def _record_ingest(session: Session, job: Job, result: IngestResult) -> None:
     dataset.reader = result.reader
     dataset.problems = [problem.to_json() for problem in result.problems]
     dataset.notes = [note.to_json() for note in result.notes]
-    dataset.classes = list(result.classes)
+    dataset.classes = [one.to_json() for one in result.classes]
     session.add_all(
         DatasetCase(
             dataset_id=dataset.id, case_id=case.case, shape=list(case.shape), spacing=list(case.spacing)

@@ -16,6 +16,7 @@ from app.db.clock import clock
 from app.db.models import Dataset, Job
 from app.jobs import (
     CaseSummary,
+    ClassSummary,
     IngestResult,
     JobKind,
     JobState,
@@ -234,6 +235,8 @@ def ingest_result(cases: int, problems: Sequence[DatasetProblem] = ()) -> Ingest
             for number in range(cases)
         ),
         problems=tuple(problems),
+        notes=(DatasetProblem(case="case_000", kind="empty-reference", message="look at it"),),
+        classes=(ClassSummary(label=1, names=("hippocampus",), cases=cases, voxels=3000),),
     )
 
 

@@ -157,6 +157,79 @@ def test_a_migration_keeps_what_is_there(empty_url: str) -> None:
     engine.dispose()
 
 
+def test_the_release_before_works_on_the_schema_of_this_one(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    engine = open_engine(empty_url)
+    ids = {"dataset": uuid4(), "plan": uuid4(), "job": uuid4()}
+    moment = bindparam("now", datetime.now(UTC), type_=UtcDateTime())
+
+    def run(statement: str) -> None:
+        keys = [
+            bindparam(name, value, type_=Uuid()) for name, value in ids.items() if f":{name}" in statement
+        ]
+        known = [*keys, moment] if ":now" in statement else keys
+        with engine.begin() as connection:
+            connection.execute(text(statement).bindparams(*known))
+
+    run("INSERT INTO stored_object (key, sha256, size_bytes, created_at) VALUES ('a', '0', 1, :now)")
+    run(
+        "INSERT INTO dataset (id, name, version, state, archive_key, problems, created_at)"
+        " VALUES (:dataset, 'Liver', 1, 'ready', 'a', '[]', :now)"
+    )
+    run(
+        "INSERT INTO job (id, kind, lane, state, dataset_id, attempt, crashes, fence, done, total, note,"
+        " created_at) VALUES (:job, 'plan', 'cpu', 'succeeded', :dataset, 1, 0, 1, 0, 0, '', :now)"
+    )
+    run("INSERT INTO job_event (job_id, at, after, note) VALUES (:job, :now, 'queued', '')")
+    run(
+        "INSERT INTO plan (id, dataset_id, name, origin, state, plans_key, configurations, job_id, created_at,"
+        " updated_at) VALUES (:plan, :dataset, 'mine', 'planned', 'ready', 'a', '[]', :job, :now, :now)"
+    )
+    with engine.connect() as connection:
+        notes = connection.scalar(text("SELECT notes FROM dataset"))
+    run("DELETE FROM job WHERE dataset_id = :dataset")
+    run("DELETE FROM dataset WHERE id = :dataset")
+
+    assert notes in ("[]", [])
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM plan")) == 0
+    engine.dispose()
+
+
+def test_going_back_leaves_no_job_that_the_release_before_does_not_know(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    engine = open_engine(empty_url)
+    with engine.begin() as connection:
+        for kind in ("plan", "preprocess"):
+            job_id = uuid4()
+            connection.execute(
+                text(
+                    "INSERT INTO job (id, kind, lane, state, attempt, crashes, fence, done, total, note, created_at)"
+                    " VALUES (:id, :kind, 'cpu', 'queued', 0, 0, 0, 0, 0, '', :now)"
+                ).bindparams(
+                    bindparam("id", job_id, type_=Uuid()),
+                    bindparam("kind", kind),
+                    bindparam("now", datetime.now(UTC), type_=UtcDateTime()),
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO job_event (job_id, at, after, note) VALUES (:id, :now, 'queued', '')"
+                ).bindparams(
+                    bindparam("id", job_id, type_=Uuid()),
+                    bindparam("now", datetime.now(UTC), type_=UtcDateTime()),
+                )
+            )
+
+    migrate.downgrade(empty_url, "0002")
+
+    with engine.connect() as connection:
+        kinds = [row[0] for row in connection.execute(text("SELECT kind FROM job"))]
+        events = connection.scalar(text("SELECT count(*) FROM job_event"))
+    assert (kinds, events) == (["preprocess"], 1)
+    engine.dispose()
+
+
 def _insert_a_running_training(connection: Connection) -> None:
     """Write what the first release might have left: a training with three epochs behind it."""
     job = text(

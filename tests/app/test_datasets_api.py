@@ -89,6 +89,9 @@ def test_a_ready_dataset_shows_what_is_in_it(client: httpx.Client, resources: Re
     assert body["labels"] == {"background": 0, "hippocampus": 1}
     assert [case["case"] for case in body["cases"]] == ["case_000", "case_001"]
     assert body["cases"][0]["shape"] == [36, 50, 35]
+    assert body["notes"] == [{"case": "case_000", "kind": "empty-reference", "message": "look at it"}]
+    assert body["classes"] == [{"label": 1, "names": ["hippocampus"], "cases": 2, "voxels": 3000}]
+    assert (body["has_fingerprint"], "fingerprint" in body["links"]) == (False, False)
 
 
 def test_an_invalid_dataset_shows_every_problem(client: httpx.Client, resources: Resources) -> None:
