@@ -14,6 +14,7 @@ ENDINGS = {
     ".nii": "nifti",
     ".nrrd": "nrrd",
     ".mha": "metaimage",
+    ".gipl": "gipl",
     ".png": "png",
     ".bmp": "bmp",
     ".tif": "tiff",
@@ -26,6 +27,7 @@ STANDARD_ENDING = {
     "nifti": ".nii",
     "nrrd": ".nrrd",
     "metaimage": ".mha",
+    "gipl": ".gipl",
     "png": ".png",
     "bmp": ".bmp",
     "tiff": ".tif",
@@ -37,12 +39,17 @@ MEDIA_TYPES = {
     ".nii": "application/octet-stream",
     ".nrrd": "application/octet-stream",
     ".mha": "application/octet-stream",
+    ".gipl": "application/octet-stream",
     ".png": "image/png",
     ".bmp": "image/bmp",
     ".tif": "image/tiff",
     ".tiff": "image/tiff",
 }
 """With which type a file of this ending is sent."""
+
+GIPL_MAGIC = slice(252, 256)
+GIPL_MAGICS = (b"\xef\xff\xe9\xb0", b"\x2a\xe3\x89\xb8")
+"""Last word of a GIPL header, in either version."""
 
 GZIP_START = b"\x1f\x8b"
 
@@ -74,7 +81,7 @@ def file_ending(name: str | None, head: bytes) -> str:
             if named
             else "this is no image"
         )
-        raise ImageError(f"{said}; send NIfTI (.nii, .nii.gz), NRRD, MHA, PNG, BMP or TIFF")
+        raise ImageError(f"{said}; send NIfTI (.nii, .nii.gz), NRRD, MHA, GIPL, PNG, BMP or TIFF")
     if named is not None and ENDINGS[named] != content:
         raise ImageError(
             f"the file ends in {named}, but its content is {STANDARD_ENDING[content]}; rename it and send it again"
@@ -94,7 +101,8 @@ def _sniff(head: bytes) -> str | None:
     if _is_nifti(head):
         return "nifti"
     begun = head.lstrip()
-    return next((name for name, starts in STARTS.items() if begun.startswith(starts)), None)
+    told = next((name for name, starts in STARTS.items() if begun.startswith(starts)), None)
+    return "gipl" if told is None and head[GIPL_MAGIC] in GIPL_MAGICS else told
 
 
 def _is_nifti(head: bytes) -> bool:

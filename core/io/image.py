@@ -1,5 +1,6 @@
 """Image: voxels with the place in space that they came from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import isclose
@@ -7,7 +8,7 @@ from math import isclose
 import numpy as np
 import numpy.typing as npt
 
-from core.domain.geometry import Shape, Spacing
+from core.domain.geometry import Axes, Shape, Spacing
 from core.domain.record import Record
 
 FloatArray = npt.NDArray[np.float32]
@@ -22,13 +23,22 @@ PATIENT_AXES = ("LR", "PA", "SI")
 SPACING_TOLERANCE = 1e-5
 """Relative difference of spacings that is taken for rounding; Engine specification A 2 (14)."""
 
+FLAT_SPACING_FACTOR = 999.0
+"""A 2D image counts as one slice this many times thicker than its pixels; Engine specification A 4.3."""
+
+PLANE_AXES = 2
+"""Of a 2D image."""
+
 POSITION_TOLERANCE = 0.1
 """How far apart, in voxels, the corners of two grids may lie. Rounding of origins and directions in 32-bit
 headers stays below it even on long oblique axes; a label map that is shifted by more misses its image."""
 
 
 class Geometry(Record):
-    """Where an image lies in space, exactly as its file says, so that a segmentation can lie there too."""
+    """Where an array lies in space, so that a segmentation can lie there too.
+
+    It is what the file says, or follows from that where the array was turned after reading.
+    """
 
     spacing: Spacing
     """Millimetres in array order (z, y, x), as the method uses it; a 2D image gets a large first entry."""
@@ -38,12 +48,32 @@ class Geometry(Record):
 
     origin_xyz: tuple[float, ...]
     direction: tuple[float, ...]
-    """Row-major direction matrix, 4 or 9 entries."""
+    """Row-major direction matrix, 4 or 9 entries. Its columns times the spacing are the steps from voxel to
+    voxel; they are of length 1 and at right angles except in the headers that only nibabel reads."""
+
+    turn: "Turn | None" = None
+    """How the array differs from the file's; None where voxels lie as in the file."""
 
     @property
     def is_2d(self) -> bool:
         """Whether the file holds one slice without a third axis."""
-        return len(self.file_spacing_xyz) == 2  # noqa: PLR2004 - the two of 2D
+        return len(self.file_spacing_xyz) == PLANE_AXES
+
+
+class Turn(Record):
+    """How an array was turned after reading: axes permuted, then some reversed; both to be undone on writing."""
+
+    axes: Axes
+    """Axis i of the array is axis axes[i] of the file, (z, y, x)."""
+
+    reversed_axes: tuple[bool, bool, bool]
+    """Of the array: whether it runs against the file's axis."""
+
+    stored: Geometry
+    """Of the file."""
+
+
+Geometry.model_rebuild()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +101,15 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A file whose header was read."""
+
+    header: Header
+    load: Callable[[], StoredArray]
+    """Decode the voxels, (c, z, y, x), in the stored type."""
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """One case as the network's channels see it."""
 
@@ -92,6 +131,13 @@ class LabelMap:
 
     labels_zyx: LabelArray
     geometry: Geometry
+
+
+def array_spacing(spacing_xyz: tuple[float, ...]) -> Spacing:
+    """Return the spacing (z, y, x) that the method uses."""
+    x, y = (abs(edge) for edge in spacing_xyz[:PLANE_AXES])
+    is_flat = len(spacing_xyz) == PLANE_AXES
+    return (FLAT_SPACING_FACTOR * max(x, y) if is_flat else abs(spacing_xyz[PLANE_AXES]), y, x)
 
 
 def disagreement(first: Header, second: Header) -> str | None:
@@ -147,8 +193,28 @@ def orientation(geometry: Geometry) -> str:
     """
     if geometry.is_2d:
         return ""
-    matrix = np.array(geometry.direction).reshape(3, 3)
-    nearest = np.abs(matrix).argmax(axis=0)
+    rows, signs = nearest_axes(np.array(geometry.direction).reshape(3, 3))
     return "".join(
-        PATIENT_AXES[row][int(matrix[row, column] < 0)] for column, row in enumerate(nearest.tolist())
+        PATIENT_AXES[row][int(sign < 0)] for row, sign in zip(rows.tolist(), signs.tolist(), strict=True)
     )
+
+
+def nearest_axes(direction: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Find the straight axis nearest to each column of a direction matrix, no two columns the same.
+
+    Returns:
+        Per column the row of that axis, and the sign of the entry there.
+
+    Source:
+        The rule of ITK's DICOM orientation: the largest entry first, then the largest of what is left; of
+        equal ones the last in row-major order. Compared with ITK on 4000 matrices, ties among them.
+    """
+    size = len(direction)
+    left = np.abs(direction)
+    rows, signs = np.zeros(size, np.intp), np.zeros(size)
+    for _ in range(size):
+        last = left.size - 1 - int(left.ravel()[::-1].argmax())
+        row, column = divmod(last, size)
+        rows[column], signs[column] = row, np.copysign(1.0, direction[row, column])
+        left[row, :] = left[:, column] = -1.0
+    return rows, signs

@@ -17,8 +17,7 @@ from PIL import UnidentifiedImageError
 
 from core.domain.geometry import Spacing
 from core.errors import ImageError
-from core.io.image import Geometry, Header, LabelArray, StoredArray
-from core.io.volume import array_spacing
+from core.io.image import Geometry, Header, ImageFile, LabelArray, StoredArray, array_spacing
 
 Pillow.MAX_IMAGE_PIXELS = None  # Sizes are checked before decoding, for all formats alike.
 
@@ -53,7 +52,7 @@ LARGEST_BMP_LABEL: Final = 255
 """BMP holds 8 bits per pixel."""
 
 
-def read_picture_header(path: Path) -> Header:
+def open_picture(path: Path) -> ImageFile:
     """Read size, channels and type of a 2D image.
 
     Raises:
@@ -63,33 +62,30 @@ def read_picture_header(path: Path) -> Header:
         Engine specification A 4.6.
     """
     if path.suffix.lower() in TIFF_ENDINGS:
-        return _tiff_picture_header(path)
+        return _open_tiff_picture(path)
     with _open(path) as picture:
         if picture.mode not in PIXEL_TYPES:
             raise ImageError(
                 f"{path.name} has color mode {picture.mode}; save it as greyscale, RGB or RGBA",
                 file=path.name,
             )
-        return Header(
+        header = Header(
             shape=(1, picture.height, picture.width),
             channels=len(picture.getbands()),
             stored_type=np.dtype(PIXEL_TYPES[picture.mode]),
             geometry=_flat_geometry(),
             is_indexed=picture.mode == "P",
         )
+    return ImageFile(header, lambda: _load_picture(path, header))
 
 
-def load_picture(path: Path, header: Header) -> StoredArray:
+def _load_picture(path: Path, header: Header) -> StoredArray:
     """Read the pixels, (c, 1, y, x), in the stored type."""
-    if path.suffix.lower() in TIFF_ENDINGS:
-        pixels = _tiff_voxels(path)
-    else:
-        with _open(path) as checked:
-            _require_whole(checked, path)
-        with _open(path) as picture:  # Pillow wants it opened again after the check
-            pixels = _pixels(picture, path)
-    pixels_yxc = pixels.reshape(*header.shape[1:], header.channels)
-    return np.ascontiguousarray(np.moveaxis(pixels_yxc, -1, 0))[:, None]
+    with _open(path) as checked:
+        _require_whole(checked, path)
+    with _open(path) as picture:  # Pillow wants it opened again after the check
+        pixels_yxc = _pixels(picture, path).reshape(*header.shape[1:], header.channels)
+    return np.moveaxis(pixels_yxc, -1, 0)[:, None]
 
 
 def save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
@@ -106,7 +102,7 @@ def save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None
     Pillow.fromarray(labels_zyx[0].astype(narrow)).save(path)
 
 
-def read_stack_header(path: Path) -> Header:
+def open_stack(path: Path) -> ImageFile:
     """Read size, type and side-car spacing of a 3D TIFF.
 
     Raises:
@@ -115,13 +111,13 @@ def read_stack_header(path: Path) -> Header:
     Source:
         Engine specification A 4.6.
     """
-    shape, stored_type, is_color = _tiff_facts(path)
-    if is_color or len(shape) != 3:  # noqa: PLR2004 - z, y, x
+    shape, stored_type, color_axis = _tiff_facts(path)
+    if color_axis is not None or len(shape) != 3:  # noqa: PLR2004 - z, y, x
         raise ImageError(f"{path.name} is no 3D stack of grey slices; its shape is {shape}", file=path.name)
     spacing = _side_car_spacing(path)
     z, y, x = shape
     spacing_xyz = (1.0, 1.0, 1.0) if spacing is None else spacing[::-1]
-    return Header(
+    header = Header(
         shape=(z, y, x),
         channels=1,
         stored_type=stored_type,
@@ -133,11 +129,7 @@ def read_stack_header(path: Path) -> Header:
         ),
         has_spacing=spacing is not None,
     )
-
-
-def load_stack(path: Path, header: Header) -> StoredArray:
-    """Read the voxels of a 3D TIFF, (1, z, y, x), in the stored type."""
-    return _tiff_voxels(path).reshape(1, *header.shape)
+    return ImageFile(header, lambda: _tiff_voxels(path).reshape(1, *header.shape))
 
 
 def save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
@@ -191,29 +183,36 @@ def _pixels(picture: Pillow.Image, path: Path) -> StoredArray:
     return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
 
 
-def _tiff_picture_header(path: Path) -> Header:
-    """Read the header of a 2D TIFF."""
-    shape, stored_type, is_color = _tiff_facts(path)
-    channels = shape[-1] if is_color else 1
-    size = shape[:-1] if is_color else shape
-    if len(size) != 2 or (is_color and channels not in COLOR_CHANNELS):  # noqa: PLR2004 - y, x
+def _open_tiff_picture(path: Path) -> ImageFile:
+    """Read the header of a 2D TIFF; channels lie side by side or one plane after the other."""
+    shape, stored_type, color_axis = _tiff_facts(path)
+    size = shape if color_axis is None else tuple(np.delete(shape, color_axis).tolist())
+    channels = 1 if color_axis is None else shape[color_axis]
+    if len(size) != 2 or (color_axis is not None and channels not in COLOR_CHANNELS):  # noqa: PLR2004 - y, x
         raise ImageError(
             f"{path.name} is no 2D image with 1, 3 or 4 channels; its shape is {shape}", file=path.name
         )
-    return Header(shape=(1, *size), channels=channels, stored_type=stored_type, geometry=_flat_geometry())
+    header = Header(shape=(1, *size), channels=channels, stored_type=stored_type, geometry=_flat_geometry())
+
+    def load() -> StoredArray:
+        pixels = _tiff_voxels(path)
+        return (pixels[None] if color_axis is None else np.moveaxis(pixels, color_axis, 0))[:, None]
+
+    return ImageFile(header, load)
 
 
-def _tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[np.number], bool]:
-    """Return shape, type, and whether the last axis holds colors.
+def _tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[np.number], int | None]:
+    """Return shape, type, and along which axis colors lie.
 
     Colors are told by the file's samples per pixel, so that a stack three voxels wide stays a stack.
     """
     with _tiff(path) as file:
         series = file.series[0]
         shape = tuple(int(size) for size in series.shape)
-        if series.dtype is None or series.dtype.kind not in "uif":
+        if series.dtype is None or series.dtype.kind not in "uifb":
             raise ImageError(f"{path.name} holds no numbers; save it as greyscale or RGB", file=path.name)
-        return shape, np.dtype(series.dtype.newbyteorder("=")), series.axes.endswith("S")
+        stored = np.dtype("u1") if series.dtype.kind == "b" else np.dtype(series.dtype.newbyteorder("="))
+        return shape, stored, series.axes.find("S") if "S" in series.axes else None
 
 
 def _tiff_voxels(path: Path) -> StoredArray:
@@ -228,7 +227,7 @@ def _tiff_voxels(path: Path) -> StoredArray:
                 "or with deflate",
                 file=path.name,
             ) from error
-    return voxels
+    return voxels.astype(np.uint8) if voxels.dtype == np.bool_ else voxels
 
 
 def _require_all_strips(file: tifffile.TiffFile, path: Path) -> None:

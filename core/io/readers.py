@@ -15,20 +15,22 @@ from core.io.image import (
     Geometry,
     Header,
     Image,
+    ImageFile,
     LabelArray,
     LabelMap,
     StoredArray,
     disagreement,
 )
-from core.io.picture import (
-    load_picture,
-    load_stack,
-    read_picture_header,
-    read_stack_header,
-    save_picture,
-    save_stack,
+from core.io.orientation import as_stored
+from core.io.picture import open_picture, open_stack, save_picture, save_stack
+from core.io.volume import (
+    VOLUME_ENDINGS,
+    open_nifti,
+    open_nifti_turned,
+    open_volume,
+    open_volume_turned,
+    save_volume,
 )
-from core.io.volume import load_volume, read_volume_header, save_volume
 from core.registry import Registry
 
 VALUE_LIMIT: Final = 2**30
@@ -42,30 +44,41 @@ LARGEST_UINT8_LABEL: Final = 254
 """Higher labels are written with 16 bits; Engine specification A 4.1."""
 
 
+PICTURE_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff")
+STACK_ENDINGS: Final = (".tif", ".tiff")
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """How one family of file formats is read and written."""
 
     endings: tuple[str, ...]
     """In lower case, with the leading dot; a dataset with such an ending may be read by it."""
-    read_header: Callable[[Path], Header]
-    load: Callable[[Path, Header], StoredArray]
-    """Voxels (c, z, y, x) in the stored type."""
+    open: Callable[[Path], ImageFile]
+    """Read a header, and say how to decode the voxels."""
     save: Callable[[LabelArray, Geometry, Path], None]
+    formats: tuple[str, ...]
+    """Endings of all files that it can read, also such as no dataset is read by it for."""
+    is_found: bool = True
+    """Whether it is tried where a dataset does not name its reader."""
 
 
 READERS: Registry[Reader] = Registry("reader")
 """In the order in which they are tried for a dataset; names as in plans.json; Engine specification A 4.2."""
 
-READERS.register("NaturalImage2DIO")(
-    Reader((".png", ".bmp", ".tif", ".tiff"), read_picture_header, load_picture, save_picture)
-)
+READERS.register("NaturalImage2DIO")(Reader(PICTURE_ENDINGS, open_picture, save_picture, PICTURE_ENDINGS))
 READERS.register("SimpleITKIO")(
-    Reader((".nii.gz", ".nrrd", ".mha"), read_volume_header, load_volume, save_volume)
+    Reader((".nii.gz", ".nrrd", ".mha", ".gipl"), open_volume, save_volume, VOLUME_ENDINGS)
 )
-READERS.register("Tiff3DIO")(Reader((".tif", ".tiff"), read_stack_header, load_stack, save_stack))
-READERS.register("NibabelIO")(
-    Reader((".nii", ".nii.gz"), read_volume_header, load_volume, save_volume)  # same axis order, same voxels
+READERS.register("Tiff3DIO")(Reader(STACK_ENDINGS, open_stack, save_stack, STACK_ENDINGS))
+READERS.register("NibabelIO")(Reader((".nii", ".nii.gz"), open_nifti, save_volume, VOLUME_ENDINGS))
+READERS.register("NibabelIOWithReorient")(
+    Reader((".nii", ".nii.gz"), open_nifti_turned, save_volume, VOLUME_ENDINGS)
+)
+READERS.register("SimpleITKIOWithReorient")(
+    Reader(
+        (".nii.gz", ".nrrd", ".mha", ".gipl"), open_volume_turned, save_volume, VOLUME_ENDINGS, is_found=False
+    )
 )
 
 
@@ -82,19 +95,19 @@ def read_image(paths: Sequence[Path], reader: str) -> Image:
     """
     if not paths:
         raise ImageError("there is no image file to read")
-    headers = [read_header(path, reader) for path in paths]
-    for path, header in zip(paths, headers, strict=True):
-        difference = disagreement(headers[0], header)
+    files = [_open(path, reader) for path in paths]
+    first = files[0].header
+    for path, file in zip(paths[1:], files[1:], strict=True):
+        difference = disagreement(first, file.header)
         if difference is not None:
             raise ImageError(
                 f"{paths[0].name} and {path.name} are channels of one case, but {difference}; "
                 "resample them to one grid",
                 file=path.name,
             )
-    load = READERS.get(reader).load
-    channels = [_intensities(load(path, h), path, h) for path, h in zip(paths, headers, strict=True)]
+    channels = [_intensities(file, path) for path, file in zip(paths, files, strict=True)]
     voxels_czyx = channels[0] if len(channels) == 1 else np.concatenate(channels)
-    return Image(voxels_czyx, headers[0].geometry)
+    return Image(voxels_czyx, first.geometry)
 
 
 def read_labels(path: Path, reader: str) -> LabelMap:
@@ -106,28 +119,30 @@ def read_labels(path: Path, reader: str) -> LabelMap:
     Raises:
         ImageError: The file is missing or damaged, has several channels, or values that are no integers.
     """
-    header = read_header(path, reader)
-    if header.channels != 1:
+    file = _open(path, reader)
+    channels = file.header.channels
+    if channels != 1:
         raise ImageError(
-            f"{path.name} has {header.channels} channels; save labels as one channel, each value one label",
+            f"{path.name} has {channels} channels; save labels as one channel, each value one label",
             file=path.name,
         )
-    stored_zyx = READERS.get(reader).load(path, header)[0]
-    return LabelMap(_labels(stored_zyx, path), header.geometry)
+    return LabelMap(_labels(file.load()[0], path), file.header.geometry)
 
 
 def write_labels(labels: LabelMap, path: Path, reader: str) -> None:
     """Write a label map, compressed, in the type that its highest label needs.
 
-    It appears under its name only when it is complete.
+    Where the image was turned after reading, the label map is turned back, and lies as its file does. It
+    appears under its name only when it is complete.
 
     Raises:
         ImageError: A label is negative, or the format cannot hold it.
     """
-    labels_zyx = labels.labels_zyx.astype(_narrowest(labels.labels_zyx, path), copy=False)
+    stored = as_stored(labels)
+    labels_zyx = stored.labels_zyx.astype(_narrowest(stored.labels_zyx, path), order="C", copy=False)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         temporary = Path(folder) / path.name
-        READERS.get(reader).save(labels_zyx, labels.geometry, temporary)
+        READERS.get(reader).save(labels_zyx, stored.geometry, temporary)
         for written in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
             written.replace(path.with_name(written.name))  # the image last, after its side-car
 
@@ -143,31 +158,16 @@ def read_header(path: Path, reader: str | None = None) -> Header:
         ImageError: The file cannot be read, claims more voxels than anybody could hold, or has no sensible
             spacing.
     """
-    if not path.is_file():
-        raise ImageError(f"{path.name} does not exist", file=path.name)
-    header = READERS.get(reader or reader_for_file(path)).read_header(path)
-    if min(header.shape) < 1 or header.values > VALUE_LIMIT:
-        raise ImageError(
-            f"{path.name} says that it has {header.values} voxels; at most {VALUE_LIMIT} can be read. "
-            "Crop it, or export it again if its header is wrong",
-            file=path.name,
-        )
-    low, high = SPACING_LIMITS
-    if not all(low <= edge <= high for edge in header.geometry.file_spacing_xyz):
-        raise ImageError(
-            f"{path.name} has spacing {header.geometry.file_spacing_xyz} mm (x, y, z); each must be a positive "
-            "number of millimetres: correct the header",
-            file=path.name,
-        )
-    return header
+    return _open(path, reader or reader_for_file(path)).header
 
 
-def choose_reader(description: DatasetDescription, example: Path) -> str:
+def choose_reader(description: DatasetDescription, example: Path | None, *, permissive: bool = False) -> str:
     """Choose the reader of a dataset.
 
     Args:
         description: Names a reader, or a file ending.
-        example: The first image of the first case.
+        example: The first image of the first case; None if there is none yet.
+        permissive: Whether readers with other endings are tried as well, as for the plans of another dataset.
 
     Returns:
         The first reader in READERS that has the ending and can read the example.
@@ -183,18 +183,32 @@ def choose_reader(description: DatasetDescription, example: Path) -> str:
         READERS.get(description.reader)
         return description.reader
     ending = description.file_ending.lower()
-    return _first_that_reads(example, [name for name in READERS if ending in READERS.get(name).endings])
+    names = [name for name in _found() if ending in READERS.get(name).endings]
+    if permissive:
+        names += [name for name in _found() if name not in names]
+    if example is not None:
+        return _first_that_reads(example, names)
+    if not names:
+        raise ImageError(
+            f"files that end in {description.file_ending} cannot be read; give one of: {', '.join(known_endings())}"
+        )
+    return names[0]
 
 
-def reader_for_file(path: Path) -> str:
+def reader_for_file(path: Path, preferred: str | None = None) -> str:
     """Choose the reader of a single image by its ending and content.
+
+    Args:
+        path: An image or label map.
+        preferred: Taken if it knows the format, for example because a model was trained with it.
 
     Raises:
         ImageError: No reader has the ending, or none can read the file; all reasons are given.
     """
     name = path.name.lower()
-    candidates = [key for key in READERS if name.endswith(READERS.get(key).endings)]
-    return _first_that_reads(path, candidates)
+    if preferred is not None and preferred in READERS and name.endswith(READERS.get(preferred).formats):
+        return preferred
+    return _first_that_reads(path, [key for key in _found() if name.endswith(READERS.get(key).endings)])
 
 
 def known_endings() -> tuple[str, ...]:
@@ -203,12 +217,17 @@ def known_endings() -> tuple[str, ...]:
     return tuple(sorted(endings, key=lambda ending: (-len(ending), ending)))
 
 
+def _found() -> list[str]:
+    """Return the readers that are tried, in their order."""
+    return [name for name in READERS if READERS.get(name).is_found]
+
+
 def _first_that_reads(path: Path, names: Iterable[str]) -> str:
     """Return the first reader that understands the file's header."""
     reasons: list[str] = []
     for name in names:
         try:
-            READERS.get(name).read_header(path)
+            READERS.get(name).open(path)
         except ImageError as error:
             reasons.append(error.message)
         else:
@@ -221,15 +240,48 @@ def _first_that_reads(path: Path, names: Iterable[str]) -> str:
     raise ImageError("; ".join(dict.fromkeys(reasons)), file=path.name)
 
 
-def _intensities(stored_czyx: StoredArray, path: Path, header: Header) -> FloatArray:
-    """Turn stored voxels into finite 32-bit floats."""
-    if header.is_indexed:
+def _open(path: Path, reader: str) -> ImageFile:
+    """Read a header and check what it says, before memory is reserved for what it claims.
+
+    Raises:
+        ImageError: As `read_header`.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path.name} does not exist", file=path.name)
+    file = READERS.get(reader).open(path)
+    header = file.header
+    if min(header.shape) < 1 or header.values > VALUE_LIMIT:
+        raise ImageError(
+            f"{path.name} says that it has {header.values} voxels; at most {VALUE_LIMIT} can be read. "
+            "Crop it, or export it again if its header is wrong",
+            file=path.name,
+        )
+    low, high = SPACING_LIMITS
+    if not all(low <= edge <= high for edge in header.geometry.file_spacing_xyz):
+        raise ImageError(
+            f"{path.name} has spacing {header.geometry.file_spacing_xyz} mm (x, y, z); each must be a positive "
+            "number of millimetres: correct the header",
+            file=path.name,
+        )
+    if not np.isfinite((*header.geometry.origin_xyz, *header.geometry.direction)).all():
+        raise ImageError(
+            f"{path.name} says that its voxels lie at places that are not finite numbers; correct its origin and "
+            "direction (in NIfTI its sform and qform)",
+            file=path.name,
+        )
+    return file
+
+
+def _intensities(file: ImageFile, path: Path) -> FloatArray:
+    """Decode voxels to finite 32-bit floats."""
+    if file.header.is_indexed:
         raise ImageError(
             f"{path.name} has a color table instead of intensities; save it as greyscale or RGB",
             file=path.name,
         )
+    stored_czyx = file.load()
     with np.errstate(over="ignore"):  # becomes infinite, which the next line refuses
-        voxels_czyx = stored_czyx.astype(np.float32)
+        voxels_czyx = np.ascontiguousarray(stored_czyx, np.float32)
     if stored_czyx.dtype.kind == "f" and not np.isfinite(voxels_czyx).all():
         count = int(np.count_nonzero(~np.isfinite(voxels_czyx)))
         raise ImageError(
@@ -251,11 +303,11 @@ def _labels(stored_zyx: StoredArray, path: Path) -> LabelArray:
             file=path.name,
         )
     if stored_zyx.dtype.kind in "ui" and np.can_cast(stored_zyx.dtype, np.int16):
-        return stored_zyx.astype(np.int16)
+        return stored_zyx.astype(np.int16, order="C")
     low, high = stored_zyx.min(), stored_zyx.max()
     for wide in (np.int16, np.int32):
         if np.iinfo(wide).min <= low and high <= np.iinfo(wide).max:
-            return stored_zyx.astype(wide)
+            return stored_zyx.astype(wide, order="C")
     raise ImageError(f"{path.name} has labels from {low:g} to {high:g}; number them from 0", file=path.name)
 
 

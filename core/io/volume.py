@@ -1,135 +1,89 @@
-"""Volumes (NIfTI, NRRD, MetaImage) through ITK: geometry by ITK, voxels checked to the last byte."""
+"""Volumes (NIfTI, NRRD, MetaImage, GIPL), placed in space by ITK's rules or by nibabel's, turned or as they are."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import SimpleITK
 
-from core.domain.geometry import Shape, Spacing
 from core.errors import ImageError
-from core.io.image import Geometry, Header, LabelArray, StoredArray
-from core.io.payload import locate_payload, read_payload
+from core.io.containers import locate_metaimage, locate_nrrd, read_gipl_header
+from core.io.image import Geometry, Header, ImageFile, LabelArray
+from core.io.itk import ask_itk, itk_header, write_by_itk
+from core.io.nifti import affine_of, as_itk_reads, as_nibabel_reads, read_nifti, write_nifti
+from core.io.orientation import turned_by_itk, turned_by_nibabel
+from core.io.payload import Payload, load_voxels
 
-sitk: Any = SimpleITK
-"""Its types are incomplete."""
-
-sitk.ProcessObject.GlobalWarningDisplayOff()  # They would go to the console; what matters is raised.
-
-FLAT_SPACING_FACTOR: Final = 999.0
-"""A 2D image counts as one slice this many times thicker than its pixels; Engine specification A 4.3."""
-
-STORED_TYPES: Final = {
-    sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
-    sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4", sitk.sitkUInt64: "u8", sitk.sitkInt64: "i8",
-    sitk.sitkFloat32: "f4", sitk.sitkFloat64: "f8",
-}  # fmt: skip
-"""Scalar pixel types of ITK as numpy names."""
-
-PLANE, VOLUME, VOLUME_SERIES = 2, 3, 4
-"""Dimensions of files: of a fourth, each entry is a channel."""
+NIFTI_ENDINGS: Final = (".nii", ".nii.gz")
+VOLUME_ENDINGS: Final = (*NIFTI_ENDINGS, ".nrrd", ".mha", ".gipl")
 
 
-def read_volume_header(path: Path) -> Header:
-    """Read size, type and geometry.
+def open_volume(path: Path) -> ImageFile:
+    """Read a header; the place in space is what ITK makes of it.
 
     Raises:
-        ImageError: The file cannot be read, or holds something else than scalar voxels.
+        ImageError: The header cannot be read, or places voxels where ITK refuses to see them.
 
     Source:
         Engine specification A 4.3.
     """
-    payload = locate_payload(path)
-    reader = _open(path)
-    dimensions = reader.GetDimension()
-    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() not in STORED_TYPES:
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        raise ImageError(
-            f"{path.name} holds {kind} voxels; save each channel as a volume of its own, with one number per "
-            "voxel",
-            file=path.name,
-        )
-    if dimensions not in {PLANE, VOLUME, VOLUME_SERIES}:
-        raise ImageError(f"{path.name} has {dimensions} dimensions; give a 2D or 3D image", file=path.name)
-    size = tuple(int(count) for count in reader.GetSize())
-    stored = np.dtype(STORED_TYPES[reader.GetPixelID()])
-    return Header(
-        shape=_shape(size),
-        channels=size[VOLUME] if dimensions == VOLUME_SERIES else 1,
-        stored_type=stored if payload.stored_type is None else payload.stored_type,
-        geometry=_geometry(reader, dimensions),
-    )
+    name = path.name.lower()
+    if name.endswith(NIFTI_ENDINGS):
+        return _file(path, *as_itk_reads(read_nifti(path)))
+    if name.endswith(".gipl"):
+        return _file(path, *read_gipl_header(path))
+    if name.endswith((".nrrd", ".mha")):
+        payload = locate_nrrd(path) if name.endswith(".nrrd") else locate_metaimage(path)
+        return _file(path, itk_header(ask_itk(path, path.name), path.name), payload)
+    raise ImageError(f"{path.name} is no volume; give one of: {', '.join(VOLUME_ENDINGS)}", file=path.name)
 
 
-def load_volume(path: Path, header: Header) -> StoredArray:
-    """Read the voxels, (c, z, y, x), in the stored type.
+def open_volume_turned(path: Path) -> ImageFile:
+    """Read a header, and turn the image to right, front and up by ITK's rule."""
+    return turned_by_itk(open_volume(path), path)
 
-    Raises:
-        ImageError: The file is damaged.
+
+def open_nifti(path: Path) -> ImageFile:
+    """Read a header; the place in space is what nibabel makes of it, also where ITK refuses.
+
+    Other formats than NIfTI are read by ITK's rules, so that a model that was trained on NIfTI can be used on
+    them.
+
+    Source:
+        Engine specification A 4.5, which reads 3D images only; here 2D images and series are read as
+        SimpleITKIO reads them.
     """
-    payload = locate_payload(path)
-    values = read_payload(path, payload, header.values, header.stored_type)
-    voxels_czyx = values.reshape(header.channels, *header.shape)
-    if payload.scale is None:
-        return voxels_czyx
-    slope, intercept = payload.scale
-    scaled: StoredArray = voxels_czyx * np.float64(slope) + np.float64(intercept)
-    return scaled
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
+        return open_volume(path)
+    header, payload, _ = as_nibabel_reads(read_nifti(path))
+    return _file(path, header, payload)
+
+
+def open_nifti_turned(path: Path) -> ImageFile:
+    """Read a header, and turn the image to right, front and up by nibabel's rule."""
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
+        file = open_volume(path)
+        return turned_by_nibabel(file, path, affine_of(file.header.geometry))
+    header, payload, affine = as_nibabel_reads(read_nifti(path))
+    return turned_by_nibabel(_file(path, header, payload), path, affine)
 
 
 def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
-    """Write a label map, compressed, in exactly the geometry given."""
-    flat = geometry.is_2d
-    image = sitk.GetImageFromArray(labels_zyx[0] if flat else labels_zyx)
-    image.SetSpacing(geometry.file_spacing_xyz)
-    image.SetOrigin(geometry.origin_xyz)
-    image.SetDirection(geometry.direction)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise ImageError(f"{path.name} cannot be written", file=path.name) from error
+    """Write a label map, compressed where the format can, exactly where the geometry says.
 
-
-def _open(path: Path) -> Any:
-    """Return ITK's reader with the header read; no voxel is decoded."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise ImageError(
-                f"{path.name} has sheared axes: its direction matrix is not orthonormal; resample it to a "
-                "rectangular grid, or copy the qform of its header to the sform",
-                file=path.name,
-            ) from error
+    Raises:
+        ImageError: The format cannot hold it.
+    """
+    name = path.name.lower()
+    if name.endswith(NIFTI_ENDINGS):
+        write_nifti(labels_zyx, geometry, path)
+        return
+    straight = np.eye(len(geometry.origin_xyz)).ravel().tolist()
+    if name.endswith(".gipl") and list(geometry.direction) != straight:
         raise ImageError(
-            f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
-        ) from error
-    return reader
+            f"{path.name} cannot be written: GIPL knows no direction of axes; choose .nii.gz", file=path.name
+        )
+    write_by_itk(labels_zyx, geometry, path)
 
 
-def _shape(size_xyz: tuple[int, ...]) -> Shape:
-    """Return voxel counts (z, y, x) of a 2D, 3D or 4D size."""
-    x, y = size_xyz[:PLANE]
-    return (1 if len(size_xyz) == PLANE else size_xyz[PLANE], y, x)
-
-
-def _geometry(reader: Any, dimensions: int) -> Geometry:
-    """Return the place in space; of a series of volumes, that of one volume."""
-    axes = min(dimensions, VOLUME)
-    spacing_xyz = tuple(float(edge) for edge in reader.GetSpacing()[:axes])
-    direction = np.array(reader.GetDirection()).reshape(dimensions, dimensions)[:axes, :axes]
-    return Geometry(
-        spacing=array_spacing(spacing_xyz),
-        file_spacing_xyz=spacing_xyz,
-        origin_xyz=tuple(float(entry) for entry in reader.GetOrigin()[:axes]),
-        direction=tuple(float(entry) for entry in direction.ravel()),
-    )
-
-
-def array_spacing(spacing_xyz: tuple[float, ...]) -> Spacing:
-    """Return the spacing (z, y, x) that the method uses."""
-    x, y = (abs(edge) for edge in spacing_xyz[:PLANE])
-    z = FLAT_SPACING_FACTOR * max(x, y) if len(spacing_xyz) == PLANE else abs(spacing_xyz[PLANE])
-    return (z, y, x)
+def _file(path: Path, header: Header, payload: Payload) -> ImageFile:
+    return ImageFile(header, lambda: load_voxels(path, header, payload))

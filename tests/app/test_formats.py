@@ -17,6 +17,7 @@ BEGINNINGS = {
     ".nii.gz": gzip.compress(NIFTI),
     ".nrrd": b"NRRD0005\ntype: short",
     ".mha": b"ObjectType = Image\nNDims = 3",
+    ".gipl": b"\x00\x05" + bytes(250) + b"\xef\xff\xe9\xb0" + bytes(60),
     ".png": b"\x89PNG\r\n\x1a\n" + bytes(20),
     ".bmp": b"BM" + bytes(60),
     ".tif": b"II*\x00" + bytes(20),

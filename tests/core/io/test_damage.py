@@ -21,6 +21,7 @@ FORMATS = {
     ".nii.gz": Recipe(shape=(5, 11, 12)),
     ".nrrd": Recipe(shape=(5, 11, 12)),
     ".mha": Recipe(shape=(5, 11, 12)),
+    ".gipl": Recipe(shape=(5, 11, 12)),
     ".tif": Recipe(shape=(5, 11, 12)),
     ".png": Recipe(shape=(1, 30, 31)),
     ".bmp": Recipe(shape=(1, 30, 31)),
@@ -48,7 +49,7 @@ def nifti(folder: Path, change: Callable[[bytearray], None]) -> Path:
     return path
 
 
-def put(form: str, offset: int, *values: float) -> Callable[[bytearray], None]:
+def put(form: str, offset: int, *values: float | bytes) -> Callable[[bytearray], None]:
     return lambda content: struct.pack_into(form, content, offset, *values)
 
 
@@ -122,11 +123,9 @@ def test_a_web_page_is_no_image(tmp_path: Path) -> None:
     [
         (put("<8f", 76, 1, np.nan, 1, 1, 0, 0, 0, 0), "spacing"),
         (put("<8f", 76, 1, 0, 1, 1, 0, 0, 0, 0), "spacing"),
-        (put("<8f", 76, 1, -1, 1, 1, 0, 0, 0, 0), "spacing"),
         (put("<8f", 76, 1, np.inf, 1, 1, 0, 0, 0, 0), "spacing"),
         (put("<8f", 76, 1, 1e-30, 1, 1, 0, 0, 0, 0), "spacing|cannot be read|sheared"),
         (put("<8f", 76, 1, 1e30, 1, 1, 0, 0, 0, 0), "spacing|cannot be read|sheared"),
-        (put("<2f", 112, np.nan, 0), "scl_slope"),
         (put("<2f", 112, 1, np.inf), "scl_slope"),
         (put("<8h", 40, 3, 32000, 32000, 32000, 1, 1, 1, 1), f"at most {VALUE_LIMIT}"),
         (put("<8h", 40, 3, 500, 500, 500, 1, 1, 1, 1), "too short"),
@@ -136,7 +135,11 @@ def test_a_web_page_is_no_image(tmp_path: Path) -> None:
         (put("<f", 108, np.nan), "byte nan"),
         (put("<f", 108, 1e9), r"byte 1e\+09"),
         (put("<h", 70, 32), "complex"),
-        (put("<h", 70, 128), "colors"),
+        (put("<h", 70, 128), "ends after 120 of 180 bytes"),
+        (put("<h", 70, 1536), "not one number each"),
+        (put("<4s", 344, b"ni1\0"), "without voxels"),
+        (put("<h12f", 254, 1, *[np.nan] * 12), "not finite"),
+        (put("<h2x6f", 252, 1, 5, 5, 5, 0, 0, 0), "contradicts itself"),
     ],
 )
 def test_nifti_headers_are_not_believed_blindly(
@@ -152,6 +155,21 @@ def test_an_untouched_nifti_header_is_read(tmp_path: Path) -> None:
     assert read(nifti(tmp_path, lambda _: None)).shape == (1, 3, 4, 5)
 
 
+def test_a_negative_edge_is_as_long_as_a_positive_one(tmp_path: Path) -> None:
+    path = nifti(tmp_path, put("<8f", 76, 1, -2, 1, 1, 0, 0, 0, 0))
+
+    for reader in ("SimpleITKIO", "NibabelIO"):
+        assert read_image([path], reader).geometry.spacing == (1, 1, 2)
+
+
+@pytest.mark.parametrize("slope", [0, np.nan])
+def test_no_slope_is_none(tmp_path: Path, slope: float) -> None:
+    path = nifti(tmp_path, put("<2f", 112, slope, 5))
+
+    assert np.unique(read_image([path], "NibabelIO").voxels_czyx).tolist() == [1]
+    assert np.unique(read_image([path], "SimpleITKIO").voxels_czyx).tolist() == [6]
+
+
 def test_stored_scaling_is_applied(tmp_path: Path) -> None:
     path = nifti(tmp_path, put("<2f", 112, 2.5, -3))
 
@@ -164,8 +182,12 @@ def test_sheared_axes_are_explained(tmp_path: Path) -> None:
     struct.pack_into("<h", content, 252, 0)
     path.write_bytes(content)
 
-    with pytest.raises(ImageError, match=r"sheared axes.*qform"):
-        read(path)
+    with pytest.raises(
+        ImageError, match=r'sheared axes.*"overwrite_image_reader_writer": "NibabelIO".*qform'
+    ):
+        read_image([path], "SimpleITKIO")
+    assert np.array_equal(read_image([path], "NibabelIO").voxels_czyx, np.ones((1, 3, 4, 5)))
+    assert reader_for_file(path) == "NibabelIO"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
@@ -178,14 +200,47 @@ def test_voxels_must_be_finite(tmp_path: Path, value: float) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
-def test_vectors_and_complex_numbers_are_refused(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_complex_numbers_are_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
-    vectors = SimpleITK.GetImageFromArray(np.ones((3, 4, 5, 2), np.float32), isVector=True)
-    SimpleITK.WriteImage(vectors, str(path))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((3, 4, 5), np.complex64)), str(path))
 
-    with pytest.raises(ImageError, match="save each channel as a volume of its own"):
+    with pytest.raises(ImageError, match="of complex voxels the magnitude"):
         read(path)
+
+
+def test_labels_are_no_vectors(tmp_path: Path) -> None:
+    vectors = SimpleITK.GetImageFromArray(np.ones((3, 4, 5, 2), np.uint8), isVector=True)
+    SimpleITK.WriteImage(vectors, str(tmp_path / "a.nrrd"))
+
+    with pytest.raises(ImageError, match="2 channels; save labels as one"):
+        read_labels(tmp_path / "a.nrrd", "SimpleITKIO")
+
+
+@pytest.mark.parametrize(
+    ("form", "at", "value", "words"),
+    [
+        (">4H", 0, (60000, 60000, 60000, 1), f"at most {VALUE_LIMIT}"),
+        (">4H", 0, (12, 11, 6, 1), "too short"),
+        (">4H", 0, (12, 11, 4, 1), "more voxels"),
+        (">4H", 0, (0, 11, 4, 1), "0 voxels"),
+        (">H", 8, (144,), "type 144"),
+        (">3f", 10, (0, 1, 1), "spacing"),
+        (">3f", 10, (np.nan, 1, 1), "spacing"),
+        (">d", 204, (np.inf,), "not finite"),
+        (">I", 252, (7,), "no GIPL image"),
+    ],
+)
+def test_gipl_headers_are_not_believed_blindly(
+    tmp_path: Path, form: str, at: int, value: tuple[float, ...], words: str
+) -> None:
+    content = bytearray(made(tmp_path, ".gipl").read_bytes())
+    struct.pack_into(form, content, at, *value)
+    path = tmp_path / "changed.gipl"
+    path.write_bytes(content)
+
+    with pytest.raises(ImageError, match=words):
+        read_image([path], "SimpleITKIO")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image as Picture
 
 from core.domain.dataset import DatasetDescription
 from core.errors import ImageError, UnknownNameError
-from core.io.image import Geometry, LabelArray, LabelMap
+from core.io.image import Geometry, LabelArray, LabelMap, disagreement
 from core.io.readers import (
     READERS,
     choose_reader,
@@ -33,6 +33,7 @@ OBLIQUE = Recipe(
     direction=rotation_xyz((12, -7, 33)),
 )
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+STRAIGHT = Recipe(shape=(7, 9, 11), spacing=(2.5, 0.5, 0.25), origin_xyz=(-31.5, 12.25, 900.1))
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
 
@@ -54,13 +55,49 @@ def test_voxels_and_geometry_are_those_that_itk_reads(tmp_path: Path, ending: st
     voxels_zyx = np.random.default_rng(1).integers(0, 120, OBLIQUE.shape).astype(stored)
     path = write_array(voxels_zyx, tmp_path / f"a{ending}", OBLIQUE)
 
-    image = read_image([path], reader_for_file(path))
+    image = read_image([path], "SimpleITKIO")
 
     geometry = image.geometry
     assert image.voxels_czyx.dtype == np.float32
     assert np.array_equal(image.voxels_czyx[0], voxels_zyx)
     assert (geometry.file_spacing_xyz, geometry.origin_xyz, geometry.direction) == itk_says(path)
     assert geometry.spacing == geometry.file_spacing_xyz[::-1]
+
+
+@pytest.mark.parametrize("stored", ["u1", "i1", "u2", "i2", "f4", "f8"])
+def test_gipl_is_read_as_itk_reads_it(tmp_path: Path, stored: str) -> None:
+    voxels_zyx = np.random.default_rng(1).integers(0, 120, STRAIGHT.shape).astype(stored)
+    path = write_array(voxels_zyx, tmp_path / "a.gipl", STRAIGHT)
+
+    image = read_image([path], "SimpleITKIO")
+
+    geometry = image.geometry
+    assert np.array_equal(image.voxels_czyx[0], voxels_zyx)
+    assert (geometry.file_spacing_xyz, geometry.origin_xyz, geometry.direction) == itk_says(path)
+
+
+@pytest.mark.parametrize(("highest", "stored"), [(254, "u1"), (255, "u2")])
+def test_gipl_holds_labels_on_straight_axes(tmp_path: Path, highest: int, stored: str) -> None:
+    labels_zyx = make_phantom(STRAIGHT).labels_zyx * (highest // 2)
+    labels_zyx[0, 0, 0] = highest
+    geometry = read_header(write_array(labels_zyx, tmp_path / "a.gipl", STRAIGHT)).geometry
+
+    write_labels(LabelMap(labels_zyx, geometry), tmp_path / "l.gipl", "SimpleITKIO")
+
+    assert read_header(tmp_path / "l.gipl").stored_type == np.dtype(stored)
+    assert read_header(tmp_path / "l.gipl").geometry == geometry
+    assert np.array_equal(read_labels(tmp_path / "l.gipl", "SimpleITKIO").labels_zyx, labels_zyx)
+
+
+def test_gipl_says_what_it_cannot_hold(tmp_path: Path) -> None:
+    oblique = read_header(write_array(np.ones((3, 4, 5), np.uint8), tmp_path / "a.mha", OBLIQUE)).geometry
+    straight = read_header(write_array(np.ones((3, 4, 5), np.uint8), tmp_path / "b.mha")).geometry
+    labels_zyx = np.full((3, 4, 5), 70000)
+
+    with pytest.raises(ImageError, match=r"no direction of axes; choose \.nii\.gz"):
+        write_labels(LabelMap(np.ones((3, 4, 5), np.uint8), oblique), tmp_path / "l.gipl", "SimpleITKIO")
+    with pytest.raises(ImageError, match=r"does not hold labels up to 70000.*choose \.nii\.gz"):
+        write_labels(LabelMap(labels_zyx, straight), tmp_path / "l.gipl", "SimpleITKIO")
 
 
 @pytest.mark.parametrize("ending", VOLUME_ENDINGS)
@@ -144,6 +181,44 @@ def test_a_fourth_axis_is_channels(tmp_path: Path) -> None:
     assert np.array_equal(image.voxels_czyx, phantom.voxels_czyx)
     assert image.geometry.spacing == (3.0, 2.0, 1.0)
     assert len(image.geometry.direction) == 9
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 5)])
+def test_components_of_vectors_are_channels(tmp_path: Path, ending: str, shape: tuple[int, int, int]) -> None:
+    voxels_zyxc = np.random.default_rng(1).integers(0, 200, (*shape, 3)).astype(np.uint8)
+    itk: Any = SimpleITK
+    vectors = itk.GetImageFromArray(voxels_zyxc if shape[0] > 1 else voxels_zyxc[0], isVector=True)
+    itk.WriteImage(vectors, str(tmp_path / f"a{ending}"))
+
+    image = read_image([tmp_path / f"a{ending}"], "SimpleITKIO")
+
+    assert np.array_equal(image.voxels_czyx, np.moveaxis(voxels_zyxc, -1, 0))
+    assert image.geometry.is_2d == (shape[0] == 1)
+
+
+def test_channels_of_a_nrrd_may_follow_each_other(tmp_path: Path) -> None:
+    voxels_czyx = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    header = "NRRD0004\ntype: uchar\ndimension: 4\nsizes: 5 4 3 2\nkinds: domain domain domain list\n"
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(f"{header}encoding: raw\n\n".encode() + voxels_czyx.tobytes())
+
+    assert np.array_equal(read_image([path], "SimpleITKIO").voxels_czyx, voxels_czyx)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_a_series_of_one_volume_is_a_volume(tmp_path: Path, ending: str) -> None:
+    phantom = make_phantom(OBLIQUE)
+    itk: Any = SimpleITK
+    series = itk.JoinSeries([itk_image(phantom.voxels_czyx[0], OBLIQUE)])
+    itk.WriteImage(series, str(tmp_path / f"a{ending}"))
+    alone = read_header(write_array(phantom.voxels_czyx[0], tmp_path / f"b{ending}", OBLIQUE))
+
+    image = read_image([tmp_path / f"a{ending}"], "SimpleITKIO")
+    write_labels(LabelMap(phantom.labels_zyx, image.geometry), tmp_path / f"l{ending}", "SimpleITKIO")
+
+    assert np.array_equal(image.voxels_czyx, phantom.voxels_czyx)
+    assert disagreement(read_header(tmp_path / f"l{ending}"), alone) is None
 
 
 def test_a_flat_volume_file_has_one_thick_slice(tmp_path: Path) -> None:
@@ -233,6 +308,24 @@ def test_a_color_table_names_labels_but_no_intensities(tmp_path: Path) -> None:
         read_image([tmp_path / "a.png"], "NaturalImage2DIO")
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colors_of_a_tiff_lie_side_by_side_or_one_after_the_other(tmp_path: Path, planar: str) -> None:
+    voxels_cyx = np.random.default_rng(0).integers(0, 256, (3, 13, 17), dtype=np.uint8)
+    stored = voxels_cyx if planar == "separate" else np.moveaxis(voxels_cyx, 0, -1)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
+
+    image = read_image([tmp_path / "a.tif"], reader_for_file(tmp_path / "a.tif"))
+
+    assert np.array_equal(image.voxels_czyx[:, 0], voxels_cyx)
+
+
+def test_a_tiff_of_bits_holds_zeros_and_ones(tmp_path: Path) -> None:
+    mask_yx = np.random.default_rng(0).random((13, 17)) > 0.5
+    tifffile.imwrite(tmp_path / "a.tif", mask_yx)
+
+    assert np.array_equal(read_labels(tmp_path / "a.tif", "NaturalImage2DIO").labels_zyx[0], mask_yx)
+
+
 def test_a_stack_finds_its_spacing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "imagesTr").mkdir()
     recipe = Recipe(spacing=(4.0, 0.3, 0.2))
@@ -283,6 +376,40 @@ def test_a_dataset_may_insist_on_a_reader(tmp_path: Path) -> None:
         choose_reader(described(".nii.gz", "os.system"), path)
 
 
+def test_without_an_image_the_ending_decides() -> None:
+    assert choose_reader(described(".nii.gz"), None) == "SimpleITKIO"
+    assert choose_reader(described(".nii"), None) == "NibabelIO"
+    with pytest.raises(ImageError, match=r"end in \.dcm cannot be read; give one of: \.nii\.gz"):
+        choose_reader(described(".dcm"), None)
+
+
+def test_permission_to_try_readers_of_other_endings(tmp_path: Path) -> None:
+    nifti = write_array(np.ones((2, 3, 4), np.uint8), tmp_path / "a.nii.gz")
+    stack = write_array(np.ones((2, 3, 4), np.uint8), tmp_path / "a.tif")
+
+    assert choose_reader(described(".png"), nifti, permissive=True) == "SimpleITKIO"
+    assert choose_reader(described(".nii.gz"), stack, permissive=True) == "Tiff3DIO"
+    with pytest.raises(ImageError, match=r"a\.nii\.gz"):
+        choose_reader(described(".png"), nifti)
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_models_own_reader_is_taken_where_it_knows_the_format(reader: str) -> None:
+    for ending in READERS.get(reader).formats:
+        assert reader_for_file(Path(f"a{ending}"), reader) == reader
+
+
+def test_a_reorienting_reader_reads_all_volumes(tmp_path: Path) -> None:
+    paths = [
+        write_array(make_phantom(OBLIQUE).voxels_czyx[0], tmp_path / f"a{end}", OBLIQUE)
+        for end in VOLUME_ENDINGS
+    ]
+
+    for reader in ("NibabelIOWithReorient", "SimpleITKIOWithReorient"):
+        first, *others = (read_image([path], reader_for_file(path, reader)).voxels_czyx for path in paths)
+        assert all(np.array_equal(first, other) for other in others)
+
+
 def test_an_unknown_ending_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"x")
 
@@ -291,7 +418,14 @@ def test_an_unknown_ending_is_refused_with_those_that_are_known(tmp_path: Path) 
 
 
 def test_every_reader_has_a_name_that_plans_use() -> None:
-    assert list(READERS) == ["NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO"]
+    assert list(READERS) == [
+        "NaturalImage2DIO",
+        "SimpleITKIO",
+        "Tiff3DIO",
+        "NibabelIO",
+        "NibabelIOWithReorient",
+        "SimpleITKIOWithReorient",
+    ]
 
 
 @pytest.mark.parametrize(
