@@ -14,7 +14,6 @@ from nibabel.spatialimages import HeaderDataError
 
 from core.errors import ImageError
 from core.io.compression import (
-    CHUNK_BYTES,
     GZIP_MAGIC,
     GZIP_WINDOW,
     CompressionError,
@@ -41,6 +40,9 @@ SINGLE_FILE: Final = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 """Where a header says that its voxels follow in the same file, and how."""
 
 LONGEST_HEADER: Final = 540
+
+FIRST_BYTES: Final = 1 << 13
+"""Of a file, enough for its header even if a long name or comment precedes it in the gzip stream."""
 
 EXTENSION_BYTES: Final = 1 << 20
 """Most that may lie between header and voxels; those of real files have a few hundred bytes."""
@@ -227,18 +229,18 @@ def write_nifti(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
 def _head(path: Path) -> tuple[bytes, bool]:
     """Return the first bytes, decompressed, and whether they were compressed."""
     with path.open("rb") as file:
-        head = file.read(LONGEST_HEADER)
+        head = file.read(FIRST_BYTES)
         is_compressed = head.startswith(GZIP_MAGIC)
         if is_compressed and not path.name.lower().endswith(".gz"):
             raise ImageError(f"{path.name} is compressed; rename it to {path.name}.gz", file=path.name)
         if is_compressed:
             try:
-                head = first_bytes(head + file.read(CHUNK_BYTES), LONGEST_HEADER)
+                head = first_bytes(head, LONGEST_HEADER)
             except CompressionError as error:
                 raise ImageError(
                     f"{path.name} is damaged: it cannot be decompressed", file=path.name
                 ) from error
-    return head.ljust(LONGEST_HEADER, b"\0"), is_compressed
+    return head[:LONGEST_HEADER].ljust(LONGEST_HEADER, b"\0"), is_compressed
 
 
 def _length_and_order(block: bytes, path: Path) -> tuple[int, str]:

@@ -88,18 +88,23 @@ def _load_picture(path: Path, header: Header) -> StoredArray:
     return np.moveaxis(pixels_yxc, -1, 0)[:, None]
 
 
-def save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
-    """Write a 2D label map as greyscale."""
+def save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
+    """Write a 2D label map as greyscale, and return its path.
+
+    Raises:
+        ImageError: The format cannot hold a label.
+    """
     del geometry  # Pictures know none.
     ending = path.suffix.lower()
     highest = int(labels_zyx.max(initial=0))
     if ending in TIFF_ENDINGS:
         tifffile.imwrite(path, labels_zyx[0], compression="zlib", photometric="minisblack")
-        return
+        return (path,)
     if highest > (LARGEST_BMP_LABEL if ending == ".bmp" else np.iinfo(np.uint16).max):
         raise ImageError(f"{path.name} cannot hold label {highest}; write it as .tif", file=path.name)
     narrow = np.uint8 if ending == ".bmp" else labels_zyx.dtype
     Pillow.fromarray(labels_zyx[0].astype(narrow)).save(path)
+    return (path,)
 
 
 def open_stack(path: Path) -> ImageFile:
@@ -132,10 +137,12 @@ def open_stack(path: Path) -> ImageFile:
     return ImageFile(header, lambda: _tiff_voxels(path).reshape(1, *header.shape))
 
 
-def save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
-    """Write a 3D TIFF, compressed, and its spacing beside it."""
-    path.with_suffix(".json").write_text(json.dumps({"spacing": geometry.spacing}))
+def save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
+    """Write a 3D TIFF, compressed, and its spacing beside it; return both paths, the side-car first."""
+    side_car = path.with_suffix(".json")
+    side_car.write_text(json.dumps({"spacing": geometry.spacing}))
     tifffile.imwrite(path, labels_zyx, compression="zlib", photometric="minisblack")
+    return (side_car, path)
 
 
 def _flat_geometry() -> Geometry:

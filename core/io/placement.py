@@ -1,13 +1,20 @@
 """The entries of a header that place an image in space, copied from file to file without rounding."""
 
-import gzip
 import struct
 from pathlib import Path
 from typing import Final
 
+from core.io.compression import GZIP_WINDOW, first_bytes, gzipped, inflated
+
 NIFTI_BYTES: Final = 348
 NIFTI_ENTRIES: Final = (("4f", 76), ("B", 123), ("2h", 252), ("18f", 256))
 """Of NIfTI-1: orientation and spacing, their unit, codes of the two transforms, and both of them; nifti1.h."""
+
+FIRST_BYTES: Final = 1 << 13
+"""Of a file, enough for its header even if a long name or comment precedes it in the gzip stream."""
+
+MOST_BYTES: Final = 1 << 40
+"""Of a label map, decompressed; it was written here, and is trusted."""
 
 NRRD_MAGIC: Final = b"NRRD"
 NRRD_ENTRIES: Final = frozenset(
@@ -96,12 +103,16 @@ def _is_compressed(path: Path) -> bool:
 
 def _read(path: Path, count: int = -1) -> bytes:
     """Return the first bytes of a file, or all, decompressed."""
-    with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
-        return file.read(count)
+    with path.open("rb") as file:
+        if not _is_compressed(path):
+            return file.read(count)
+        if count >= 0:
+            return first_bytes(file.read(FIRST_BYTES), count)
+        return b"".join(inflated(file, GZIP_WINDOW, length=None, limit=MOST_BYTES))
 
 
 def _write(path: Path, content: bytes, *, is_compressed: bool) -> None:
     """Replace a file by temporary name and rename."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0) if is_compressed else content)
+    partial.write_bytes(gzipped(content) if is_compressed else content)
     partial.replace(path)

@@ -1,9 +1,9 @@
 """Read images and label maps, and write label maps: one table of formats, one set of checks."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 import numpy as np
@@ -56,7 +56,8 @@ class Reader:
     """In lower case, with the leading dot; a dataset with such an ending may be read by it."""
     open: Callable[[Path], ImageFile]
     """Read a header, and say how to decode the voxels."""
-    save: Callable[[LabelArray, Geometry, Path], None]
+    save: Callable[[LabelArray, Geometry, Path], tuple[Path, ...]]
+    """Write a label map, and return the files that this made, the label map last."""
     formats: tuple[str, ...]
     """Endings of all files that it can read, also such as no dataset is read by it for."""
     is_found: bool = True
@@ -140,11 +141,15 @@ def write_labels(labels: LabelMap, path: Path, reader: str) -> None:
     """
     stored = as_stored(labels)
     labels_zyx = stored.labels_zyx.astype(_narrowest(stored.labels_zyx, path), order="C", copy=False)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
-        READERS.get(reader).save(labels_zyx, stored.geometry, temporary)
-        for written in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
-            written.replace(path.with_name(written.name))  # the image last, after its side-car
+    prefix = f".writing-{token_hex(4)}-"
+    try:
+        written = READERS.get(reader).save(labels_zyx, stored.geometry, path.with_name(prefix + path.name))
+        for file in written:
+            file.replace(file.with_name(file.name.removeprefix(prefix)))
+    except BaseException:
+        for file in path.parent.glob(f"{prefix}*"):
+            file.unlink()
+        raise
 
 
 def read_header(path: Path, reader: str | None = None) -> Header:

@@ -67,8 +67,11 @@ def open_nifti_turned(path: Path) -> ImageFile:
     return turned_by_nibabel(_file(path, header, payload), path, affine)
 
 
-def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
+def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
     """Write a label map, compressed where the format can, exactly where the geometry says.
+
+    Returns:
+        The file.
 
     Raises:
         ImageError: The format cannot hold it.
@@ -76,13 +79,14 @@ def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
     name = path.name.lower()
     if name.endswith(NIFTI_ENDINGS):
         write_nifti(labels_zyx, geometry, path)
-        return
+        return (path,)
     straight = np.eye(len(geometry.origin_xyz)).ravel().tolist()
     if name.endswith(".gipl") and list(geometry.direction) != straight:
         raise ImageError(
             f"{path.name} cannot be written: GIPL knows no direction of axes; choose .nii.gz", file=path.name
         )
     write_by_itk(labels_zyx, geometry, path)
+    return (path,)
 
 
 def _file(path: Path, header: Header, payload: Payload) -> ImageFile:

@@ -76,7 +76,7 @@ def test_what_the_reference_refuses_is_refused(entry: dict[str, Any]) -> None:
         assert found.geometry.turn is None or found.geometry.turn.axes == (0, 1, 2)
         flips = (False,) * 3 if found.geometry.turn is None else found.geometry.turn.reversed_axes
         assert np.array_equal(
-            np.flip(found.voxels_czyx, [axis + 1 for axis in range(3) if flips[axis]]), expected_czyx
+            np.flip(found.voxels_czyx, tuple(axis + 1 for axis in range(3) if flips[axis])), expected_czyx
         )
         return
     with pytest.raises(ImageError, match=entry["file"]):
