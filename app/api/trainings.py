@@ -1,10 +1,11 @@
 """Routes of trainings: start, list, read with curves and scores."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request
+from fastapi import Body as BodyParameter
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +20,30 @@ from app.services.following import JobStatus
 from app.services.trainings import Curve, TrainingStatus
 
 router = APIRouter(tags=["trainings"])
+
+EXAMPLES: dict[str, Any] = {
+    "quick": {
+        "summary": "One fold, to see whether it learns",
+        "value": {"dataset_id": "5f0c1d9e-6a55-4d0f-9f7e-0a3a0a9f6f10", "folds": [0], "epochs": 100},
+    },
+    "preset": {
+        "summary": "Five folds of residual encoders, in two configurations",
+        "value": {
+            "dataset_id": "5f0c1d9e-6a55-4d0f-9f7e-0a3a0a9f6f10",
+            "preset": "resenc_m",
+            "configurations": ["2d", "3d_fullres"],
+        },
+    },
+    "plan": {
+        "summary": "With one of the dataset's plans, and a configuration of one's own",
+        "value": {
+            "dataset_id": "5f0c1d9e-6a55-4d0f-9f7e-0a3a0a9f6f10",
+            "plan": "mine",
+            "configurations": ["3d_bs4"],
+        },
+    },
+}
+"""Of the body of POST /train."""
 
 
 class EpochView(Body):
@@ -88,7 +113,7 @@ class TrainingPage(Body):
 @router.post("/train", status_code=202, response_model=Accepted, dependencies=[NoQuery])
 async def start_training(
     request: Request,
-    body: TrainingRequest,
+    body: Annotated[TrainingRequest, BodyParameter(openapi_examples=EXAMPLES)],
     resources: ResourcesDep,
     base: BaseDep,
     idempotency_key: IdempotencyDep = None,

@@ -1,6 +1,7 @@
 """Plans over HTTP: made, taken from another dataset, read with reasons, uploaded, deleted, trained with."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.db.base import transaction
-from app.db.models import Job, StoredObject
+from app.db.models import Job, StoredObject, Training
 from app.jobs import JobKind, JobState, PlanPayload
 from app.services.resources import Resources
 from app.settings import Settings
@@ -634,6 +635,28 @@ def test_a_plan_that_is_trained_with_stays_until_the_end(
     assert accepted["job_id"] in problem_of(early, 409)
     assert late.status_code == 204
     assert files_in_store(settings) == before
+
+
+def test_plans_are_replaced_while_others_begin_to_train_with_them(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID
+) -> None:
+    plans.put(client, dataset_id, "mine", plans.file())
+
+    def act(number: int) -> httpx.Response:
+        if number % 2:
+            return train(client, dataset_id, plan="mine", folds=[0])
+        return plans.put(client, dataset_id, "mine", plans.file(batch_size=2 + number))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(act, range(40)))
+
+    assert {answer.status_code for answer in answers} == {200, 202}
+    stored = files_in_store(settings)
+    assert stored == rows_of_objects(resources)
+    with transaction(resources.readers) as session:
+        keys = set(session.scalars(select(Training.plans_key)))
+    assert None not in keys
+    assert keys <= stored
 
 
 def test_a_plan_of_ones_own_configurations_can_be_trained(

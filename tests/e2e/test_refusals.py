@@ -100,7 +100,8 @@ def test_fewer_cases_than_folds_are_refused_with_what_to_send(world: World, tmp_
         ({"fold": [0]}, "fold"),
         ({"folds": [0, 0]}, "more than once"),
         ({"epochs": 0}, "epochs"),
-        ({"configurations": ["3d_lowres"]}, "configurations"),
+        ({"configurations": ["3d_cascade_fullres"]}, "later release"),
+        ({"plan": "nnUNetPlans", "preset": "resenc"}, "preset"),
         ({"seed": -1}, "seed"),
     ],
 )
@@ -109,6 +110,18 @@ def test_a_training_that_cannot_be_is_refused(world: World, request_body: dict[s
 
     assert response.status_code == 422
     assert words in response.json()["detail"]
+
+
+def test_a_configuration_that_the_dataset_is_too_small_for_is_refused_with_those_there_are(
+    world: World,
+) -> None:
+    accepted = world.service.train(world.dataset, configurations=["3d_lowres"], folds=["all"])
+
+    job = world.service.end_of(accepted["job_id"])
+
+    assert job["state"] == "failed"
+    assert (job["error"]["code"], job["error"]["job"]) == ("invalid-plan", "plan")
+    assert "ask for: 2d, 3d_fullres" in job["error"]["detail"]
 
 
 @pytest.mark.parametrize("noun", ["datasets", "trainings", "jobs", "models", "predictions"])
