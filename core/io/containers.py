@@ -90,7 +90,7 @@ def locate_metaimage(path: Path) -> Payload:
         big_endian=big_endian == "true",
         window_bits=ZLIB_WINDOW if is_compressed else None,
         compressed_bytes=int(size) if is_compressed and size.isdecimal() else None,
-        channels_last=True,
+        channels_last=fields.get("elementnumberofchannels", "1") != "1",
     )
 
 
