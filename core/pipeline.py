@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.domain.conversion import OLDER_LAYOUTS, Conversion, Manner
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Spacing
@@ -27,6 +28,8 @@ from core.io.cases import (
     map_cases,
     read_description,
 )
+from core.io.convert import convert_dataset
+from core.io.layouts import tell_layout
 from core.io.placement import copy_placement
 from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
 from core.io.verification import Verification, verify_dataset
@@ -90,6 +93,36 @@ class PredictionSummary:
     seconds: dict[str, float]
     """Per stage."""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def is_older(folder: Path) -> bool:
+    """Return whether a dataset folder has the layout of nnU-Net v1 or of the Medical Segmentation Decathlon.
+
+    Raises:
+        DatasetError: It has, but images or labels are missing, or images are named partly in one way and
+            partly in another.
+    """
+    return tell_layout(folder) in OLDER_LAYOUTS
+
+
+def convert(source: Path, target: Path, observer: Observer, manner: Manner | None = None) -> Conversion:
+    """Write a dataset of an older layout in the layout of nnU-Net v2.
+
+    Args:
+        source: Its folder.
+        target: The new folder; it appears when all is done.
+        observer: Told of every case.
+        manner: How to convert.
+
+    Returns:
+        What was done; where there are problems, nothing, unless the manner says otherwise.
+
+    Raises:
+        DatasetError: The source is of no older layout, or the target is in use.
+        CancelledError: The observer asked to stop.
+        OSError: A file cannot be read or written.
+    """
+    return convert_dataset(source, target, observer, manner)
 
 
 def verify(raw: Path, observer: Observer, *, outside: bool = False) -> Verification:
