@@ -159,7 +159,8 @@ def as_nibabel_reads(nifti: Nifti) -> tuple[Header, Payload, Matrix]:
         affine = entries.get_best_affine()
     except (HeaderDataError, ValueError) as error:
         raise ImageError(
-            f"{nifti.path.name} has a header that contradicts itself: {error}", file=nifti.path.name
+            f"{nifti.path.name} has a header that contradicts itself: {error}; export it again",
+            file=nifti.path.name,
         ) from error
     if not np.isfinite(affine).all():
         raise ImageError(
@@ -205,6 +206,8 @@ def write_nifti(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
     """Write a label map, compressed if its name ends in .gz, exactly where the geometry says.
 
     The transform stands in the sform, and in the qform too if its axes meet at right angles, as a qform's do.
+    The axes of a plane that was cut obliquely from a volume do not, in two dimensions; there both become the
+    nearest ones that do, as when ITK writes such a plane.
     """
     sizes_xyz = labels_zyx.shape[:0:-1] if geometry.is_2d else labels_zyx.shape[::-1]
     length = 348 if max(sizes_xyz) <= LARGEST_NIFTI1_SIZE else 540
@@ -213,10 +216,12 @@ def write_nifti(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
     entries.set_data_shape(sizes_xyz)
     entries.set_xyzt_units("mm")
     affine = affine_of(geometry)
-    entries.set_sform(affine, SCANNER)
-    unit = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), np.finfo(np.float64).tiny)
-    if np.abs(unit.T @ unit - np.eye(3)).max() < ORTHONORMAL:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    unit = affine[:3, :3] / np.where(lengths > 0, lengths, 1)
+    is_rectangular = np.abs(unit.T @ unit - np.eye(3)).max() < ORTHONORMAL
+    if is_rectangular or (geometry.is_2d and lengths.all()):
         entries.set_qform(affine, SCANNER)
+    entries.set_sform(affine if is_rectangular or not entries["qform_code"] else entries.get_qform(), SCANNER)
     entries["pixdim"][1 : len(sizes_xyz) + 1] = geometry.file_spacing_xyz
     entries["scl_slope"], entries["scl_inter"] = 1, 0
     entries["magic"] = SINGLE_FILE[length]
@@ -263,7 +268,8 @@ def _sizes(entries: Any, path: Path) -> tuple[int, ...]:
     sizes = dims[: min(max(count, 0), len(dims))]
     if len(sizes) < PLANE or min(sizes) < 1:
         raise ImageError(
-            f"{path.name} has no voxels: its header says size {tuple(dims[:VOLUME])}", file=path.name
+            f"{path.name} has no voxels: its header says size {tuple(dims[:VOLUME])}; export it again",
+            file=path.name,
         )
     while len(sizes) > VOLUME and sizes[-1] == 1:
         sizes.pop()
@@ -297,7 +303,8 @@ def _payload(nifti: Nifti, scale: tuple[float, float]) -> Payload:
     offset = float(nifti.entries["vox_offset"])
     if not header_bytes <= offset <= header_bytes + EXTENSION_BYTES:
         raise ImageError(
-            f"{name} is damaged: its header says that voxels begin at byte {offset:g}", file=name
+            f"{name} is damaged: its header says that voxels begin at byte {offset:g}; export it again",
+            file=name,
         )
     return Payload(
         offset=int(offset),

@@ -44,16 +44,18 @@ def turned_by_itk(file: ImageFile, path: Path) -> ImageFile:
     return _turned(file, turn, spacing_xyz)
 
 
-def turned_by_nibabel(file: ImageFile, path: Path, affine: Matrix) -> ImageFile:
+def turned_by_nibabel(
+    file: ImageFile, path: Path, affine: Matrix, precision: type[np.floating] = np.float32
+) -> ImageFile:
     """Turn an image to right, front and up (RAS+) as nibabel's closest canonical orientation does.
 
-    The spacing of a turned image is what nibabel then writes into a header: lengths of the affine's columns,
-    rounded to 32 bits.
+    The spacing of a turned image is what nibabel then writes into a header: lengths of the affine's columns.
 
     Args:
         file: What to turn.
         path: For error sentences.
         affine: Its transform as nibabel has it, 4 x 4; the choice of axes depends on its last bits.
+        precision: Of spacings in the header, 64 bits in NIfTI-2.
 
     Raises:
         ImageError: It is a 2D image, or its transform lets two axes run the same way.
@@ -73,8 +75,9 @@ def turned_by_nibabel(file: ImageFile, path: Path, affine: Matrix) -> ImageFile:
     turn = _turn(found[:, 0].astype(int).tolist(), found[:, 1].tolist(), file.header.geometry)
     if turn is None:
         return file
-    x, y, z = np.linalg.norm(affine[:3, [2 - axis for axis in turn.axes[::-1]]], axis=0).astype(np.float32)
-    return _turned(file, turn, (float(x), float(y), float(z)))
+    steps = affine[:3, [2 - axis for axis in turn.axes[::-1]]]
+    x, y, z = np.sqrt((steps * steps).sum(axis=0)).astype(precision).tolist()
+    return _turned(file, turn, (x, y, z))
 
 
 def as_stored(labels: LabelMap) -> LabelMap:

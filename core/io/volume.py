@@ -63,8 +63,10 @@ def open_nifti_turned(path: Path) -> ImageFile:
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         file = open_volume(path)
         return turned_by_nibabel(file, path, affine_of(file.header.geometry))
-    header, payload, affine = as_nibabel_reads(read_nifti(path))
-    return turned_by_nibabel(_file(path, header, payload), path, affine)
+    nifti = read_nifti(path)
+    header, payload, affine = as_nibabel_reads(nifti)
+    precision = np.float64 if nifti.is_version_2 else np.float32
+    return turned_by_nibabel(_file(path, header, payload), path, affine, precision)
 
 
 def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
