@@ -116,10 +116,10 @@ def label_mistakes(
         Engine specification A 8.1.
     """
     values = _values(labels)
-    ignore = values.pop(IGNORE, None)
+    values.pop(IGNORE, None)
     return (
         *_background_mistakes(labels),
-        *_number_mistakes(values, ignore),
+        *_number_mistakes(values, labels.get(IGNORE)),
         *_region_mistakes(values, class_order),
     )
 
@@ -136,7 +136,7 @@ def _background_mistakes(labels: Mapping[str, int | Sequence[int]]) -> Iterator[
         yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}, not {found}'
 
 
-def _number_mistakes(values: Mapping[str, Region], ignore: Region | None) -> Iterator[str]:
+def _number_mistakes(values: Mapping[str, Region], ignore: int | Sequence[int] | None) -> Iterator[str]:
     """Values count from 0 without gaps, because the index of a head is its label; ignore comes last."""
     empty = [name for name, value in values.items() if value == ()]
     if empty:
@@ -148,7 +148,7 @@ def _number_mistakes(values: Mapping[str, Region], ignore: Region | None) -> Ite
             f"label values must be consecutive from 0, found {numbers}; renumber them 0 to {len(found) - 1} in "
             "dataset.json and in the label files"
         )
-    if isinstance(ignore, tuple):
+    if ignore is not None and not isinstance(ignore, int):
         yield "the ignore label must be one number, not a list; give it the highest value"
     elif ignore is not None and found and ignore != found[-1] + 1:
         yield f"the ignore label must be the highest value, {found[-1] + 1}, not {ignore}"
@@ -167,7 +167,7 @@ def _region_mistakes(values: Mapping[str, Region], class_order: Sequence[int] | 
     if entries != len(regions):
         yield (
             f"regions need regions_class_order with {len(regions)} entries, one for each of "
-            f"{', '.join(regions)}, but it has {entries or 'none'}"
+            f"{', '.join(regions)}, but it has {entries or 'none'}; write the value that each is painted with"
         )
 
 

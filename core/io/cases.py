@@ -72,7 +72,9 @@ def description_text(raw: Path) -> bytes:
         )
     if not path.is_file():
         inside = [entry.parent.name for entry in sorted(raw.glob(f"*/{DESCRIPTION_FILE}"))]
-        hint = f"; one is in {some(inside)}: is that the dataset?" if inside else "; add one"
+        hint = (
+            f"; one is in {some(inside)}: give that folder, if it is the dataset" if inside else "; add one"
+        )
         raise DatasetError(f"the dataset has no {DESCRIPTION_FILE} in its top folder{hint}")
     try:
         if path.stat().st_size > DESCRIPTION_BYTES:

@@ -8,7 +8,8 @@ from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.geometry import Spacing
 from core.domain.labels import BACKGROUND, IGNORE, LabelSet
 from core.domain.record import Record
-from core.io.checks import Findings, problem, some
+from core.io.case_checks import Findings
+from core.io.checks import problem, some
 from core.io.image import orientation
 
 SPACING_FACTOR = 5.0
@@ -91,9 +92,7 @@ def dataset_notes(
         yield from found.notes
         if found.label_voxels and not _foreground(found, labels):
             values = some(sorted(found.label_voxels))
-            message = (
-                f"the label file of {found.case_id} marks nothing, its values are {values}; is that right?"
-            )
+            message = f"the label file of {found.case_id} marks nothing, its values are {values}; correct it, unless nothing is there"
             yield problem(found.case_id, "empty-reference", message)
     yield from twins(findings)
     yield from _spacing_outliers(findings)

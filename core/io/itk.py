@@ -61,7 +61,8 @@ def ask_itk(path: Path, name: str) -> Any:
         if SHEARED in str(error):
             raise ShearedError(f"{name} has sheared axes", file=name) from error
         raise ImageError(
-            f"{name} cannot be read; it is damaged or not what its ending says", file=name
+            f"{name} cannot be read; it is damaged or not what its ending says: copy or export it again",
+            file=name,
         ) from error
     return reader
 

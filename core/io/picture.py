@@ -118,7 +118,10 @@ def open_stack(path: Path) -> ImageFile:
     """
     shape, stored_type, color_axis = _tiff_facts(path)
     if color_axis is not None or len(shape) != 3:  # noqa: PLR2004 - z, y, x
-        raise ImageError(f"{path.name} is no 3D stack of grey slices; its shape is {shape}", file=path.name)
+        raise ImageError(
+            f"{path.name} is no 3D stack of grey slices, its shape is {shape}; save it as one stack per channel",
+            file=path.name,
+        )
     spacing = _side_car_spacing(path)
     z, y, x = shape
     spacing_xyz = (1.0, 1.0, 1.0) if spacing is None else spacing[::-1]
@@ -167,7 +170,8 @@ def _open(path: Path) -> Pillow.Image:
         return Pillow.open(path, formats=("PNG", "BMP"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ImageError(
-            f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
+            f"{path.name} cannot be read; it is damaged or not what its ending says: copy or export it again",
+            file=path.name,
         ) from error
 
 
@@ -197,7 +201,8 @@ def _open_tiff_picture(path: Path) -> ImageFile:
     channels = 1 if color_axis is None else shape[color_axis]
     if len(size) != 2 or (color_axis is not None and channels not in COLOR_CHANNELS):  # noqa: PLR2004 - y, x
         raise ImageError(
-            f"{path.name} is no 2D image with 1, 3 or 4 channels; its shape is {shape}", file=path.name
+            f"{path.name} is no 2D image with 1, 3 or 4 channels, its shape is {shape}; save it as greyscale or RGB",
+            file=path.name,
         )
     header = Header(shape=(1, *size), channels=channels, stored_type=stored_type, geometry=_flat_geometry())
 
@@ -259,10 +264,11 @@ def _tiff(path: Path) -> Iterator[tifffile.TiffFile]:
             has_series = bool(file.series)
         except TIFF_ERRORS as error:
             raise ImageError(
-                f"{path.name} cannot be read; it is damaged or not what its ending says", file=path.name
+                f"{path.name} cannot be read; it is damaged or not what its ending says: copy or export it again",
+                file=path.name,
             ) from error
         if not has_series:
-            raise ImageError(f"{path.name} holds no image", file=path.name)
+            raise ImageError(f"{path.name} holds no image; export it again", file=path.name)
         yield file
 
 

@@ -1,6 +1,7 @@
 """Verify a dataset: every problem of every case at once, and what deserves a look."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from core.domain.progress import Observer
 from core.domain.record import Record, describe
 from core.domain.training import Split
 from core.errors import DatasetError, ImageError, UnknownNameError
+from core.io.case_checks import Findings, Rules, check_case
 from core.io.cases import (
     IMAGES_FOLDER,
     LABELS_FOLDER,
@@ -33,7 +35,7 @@ from core.io.cases import (
     map_cases,
     missing_folders,
 )
-from core.io.checks import Findings, Memory, Rules, check_case, problem, some
+from core.io.checks import Memory, problem, some
 from core.io.comparison import (
     ClassFrequency,
     class_frequencies,
@@ -50,6 +52,9 @@ SPLITS_FILE: Final = "splits_final.json"
 
 DEFAULT_ENDING: Final = ".nii.gz"
 """Where neither dataset.json nor the files tell."""
+
+VOTERS: Final = 9
+"""Images that are asked which reader they need."""
 
 READING_THREADS: Final = 4
 """More do not help a single disk."""
@@ -232,13 +237,16 @@ def _reader(draft: Draft, cases: Sequence[CaseFiles]) -> tuple[str | None, list[
 
 
 def _fitting_reader(examples: Sequence[Path]) -> str | None:
-    """Return the reader of the first image that can be read."""
+    """Return the reader of most images, so that an odd one is told from the others, even if it is the first."""
+    votes: Counter[str] = Counter()
     for path in examples:
         try:
-            return reader_for_file(path)
+            votes[reader_for_file(path)] += 1
         except (ImageError, OSError, ValueError):
             continue  # Each file is checked later, and its problem told then.
-    return None
+        if votes.total() == VOTERS:
+            break
+    return max(votes, key=lambda name: votes[name], default=None)
 
 
 def _can_read(path: Path, reader: str) -> bool:
@@ -295,7 +303,9 @@ def _count_problems(listing: Listing, draft: Draft, ending: str) -> Iterator[Dat
             f"{IMAGES_FOLDER} holds no image named CASE_0000{ending}; add images, or rename them so",
         )
         return
-    count = len(listing.cases) if draft.listed is None else len(draft.listed)
+    count = len(listing.cases)
+    if draft.listed is not None:
+        count = len({*draft.listed, *(mistake.case for mistake in draft.mistakes if mistake.case)})
     if draft.training_cases is not None and draft.training_cases != count:
         yield problem(
             None,

@@ -11,7 +11,8 @@ import pytest
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError, DatasetError
-from core.io.checks import NOTE_KINDS, PROBLEM_KINDS, label_voxels
+from core.io.case_checks import label_voxels
+from core.io.checks import NOTE_KINDS, PROBLEM_KINDS
 from core.io.verification import Verification, verify_dataset
 from tests.factories import (
     Recipe,

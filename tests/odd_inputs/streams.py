@@ -1,0 +1,197 @@
+"""Files that were cut, changed on their way, or are something else than their name says."""
+
+import gzip
+import zipfile
+from pathlib import Path
+
+from tests.factories import write_array
+from tests.odd_inputs.table import (
+    FIRST,
+    PLAIN,
+    STACK,
+    VOLUME,
+    change,
+    cut,
+    fine,
+    image,
+    label,
+    labels_of,
+    odd,
+)
+
+IMAGE = f"{FIRST}_0000.nii.gz"
+LABEL = f"{FIRST}.nii.gz"
+
+
+@odd("gzip stream cut in the middle", "unreadable-image", names=IMAGE)
+def gzip_cut(raw: Path) -> None:
+    cut(image(raw), 0.5)
+
+
+@odd("gzip stream cut after its header", "unreadable-image", names=IMAGE)
+def gzip_header_only(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes()[:12])
+
+
+@odd("gzip stream without its trailer", "unreadable-image", names=IMAGE)
+def gzip_trailer(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes()[:-8])
+
+
+@odd("gzip stream, last byte missing", "unreadable-image", names=IMAGE)
+def gzip_last_byte(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes()[:-1])
+
+
+@odd("gzip stream with a wrong CRC-32", "unreadable-image", names=IMAGE)
+def gzip_crc(raw: Path) -> None:
+    change(image(raw), lambda content: content.__setitem__(-7, content[-7] ^ 1))
+
+
+@odd("gzip stream with a wrong length", "unreadable-image", names=IMAGE)
+def gzip_length(raw: Path) -> None:
+    change(image(raw), lambda content: content.__setitem__(-3, content[-3] ^ 1))
+
+
+@odd("gzip stream with one bit flipped", "unreadable-image", names=IMAGE)
+def gzip_bit(raw: Path) -> None:
+    change(image(raw), lambda content: content.__setitem__(len(content) // 2, content[len(content) // 2] ^ 4))
+
+
+@odd("gzip stream followed by other bytes", "unreadable-image", names=IMAGE)
+def gzip_garbage(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes() + b"something else")
+
+
+@odd("gzip stream compressed twice", "unreadable-image", names=IMAGE)
+def gzip_twice(raw: Path) -> None:
+    image(raw).write_bytes(gzip.compress(image(raw).read_bytes()))
+
+
+@fine("gzip stream of several members")
+def gzip_members(raw: Path) -> None:
+    content = gzip.decompress(image(raw).read_bytes())
+    image(raw).write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]))
+
+
+@odd("empty file", "unreadable-image", names=IMAGE)
+def empty_file(raw: Path) -> None:
+    image(raw).write_bytes(b"")
+
+
+@odd("text file named .nii.gz", "unreadable-image", names=IMAGE)
+def text_file(raw: Path) -> None:
+    image(raw).write_text("not an image\n" * 40)
+
+
+@odd("web page named .nii.gz", "unreadable-image", names=IMAGE)
+def web_page(raw: Path) -> None:
+    image(raw).write_text("<!doctype html><html><body>Please log in</body></html>\n" * 20)
+
+
+@odd("Git LFS pointer instead of the image", "unreadable-image", names=IMAGE)
+def lfs_pointer(raw: Path) -> None:
+    image(raw).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+
+
+@odd("zip archive named .nii.gz", "unreadable-image", names=IMAGE)
+def zip_file(raw: Path) -> None:
+    content = image(raw).read_bytes()
+    with zipfile.ZipFile(image(raw), "w") as archive:
+        archive.writestr("image.nii.gz", content)
+
+
+@odd("file of zeros, as a broken disk leaves it", "unreadable-image", names=IMAGE)
+def zeros(raw: Path) -> None:
+    image(raw).write_bytes(bytes(len(image(raw).read_bytes())))
+
+
+@odd("gzipped image named .nii", "unreadable-image", names=f"{FIRST}_0000.nii", recipe=PLAIN)
+def gzip_named_plain(raw: Path) -> None:
+    image(raw).write_bytes(gzip.compress(image(raw).read_bytes()))
+
+
+@fine("plain NIfTI named .nii.gz")
+def plain_named_gzip(raw: Path) -> None:
+    image(raw).write_bytes(gzip.decompress(image(raw).read_bytes()))
+
+
+@odd("plain NIfTI cut", "unreadable-image", names=f"{FIRST}_0000.nii", recipe=PLAIN)
+def plain_cut(raw: Path) -> None:
+    cut(image(raw), 0.9)
+
+
+@odd("plain NIfTI, header only", "unreadable-image", names=f"{FIRST}_0000.nii", recipe=PLAIN)
+def plain_header(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes()[:352])
+
+
+@odd("plain NIfTI longer than its header says", "unreadable-image", names=f"{FIRST}_0000.nii", recipe=PLAIN)
+def plain_long(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes() + bytes(64))
+
+
+@odd("label file: gzip stream cut", "unreadable-label", names=LABEL)
+def label_cut(raw: Path) -> None:
+    cut(label(raw), 0.7)
+
+
+@odd("label file empty", "unreadable-label", names=LABEL)
+def label_empty(raw: Path) -> None:
+    label(raw).write_bytes(b"")
+
+
+@odd("label file: gzip stream with a wrong CRC-32", "unreadable-label", names=LABEL)
+def label_crc(raw: Path) -> None:
+    change(label(raw), lambda content: content.__setitem__(-6, content[-6] ^ 1))
+
+
+@odd("image and label file of one case damaged", "unreadable-label", "unreadable-image", names=LABEL)
+def both_damaged(raw: Path) -> None:
+    cut(image(raw), 0.5)
+    cut(label(raw), 0.5)
+
+
+def _other_format(raw: Path, ending: str) -> Path:
+    """Turn the whole dataset into another format, and return its first image."""
+    for number in range(VOLUME.cases):
+        for path in (image(raw, number), label(raw, number)):
+            write_array(
+                labels_of([0, 1, 2, *[1] * number]), path.with_name(path.name.replace(".nii.gz", ending))
+            )
+            path.unlink()
+    description = raw / "dataset.json"
+    description.write_text(description.read_text().replace(".nii.gz", ending))
+    return image(raw)
+
+
+@odd("MetaImage cut", "unreadable-image", names=f"{FIRST}_0000.mha")
+def mha_cut(raw: Path) -> None:
+    cut(_other_format(raw, ".mha"), 0.9)
+
+
+@odd("MetaImage that keeps its voxels elsewhere", "unreadable-image", names=f"{FIRST}_0000.mha")
+def mha_elsewhere(raw: Path) -> None:
+    path = _other_format(raw, ".mha")
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", b"ElementDataFile = a.raw"))
+
+
+@odd("NRRD cut", "unreadable-image", names=f"{FIRST}_0000.nrrd")
+def nrrd_cut(raw: Path) -> None:
+    cut(_other_format(raw, ".nrrd"), 0.9)
+
+
+@odd("NRRD with one bit flipped", "unreadable-image", names=f"{FIRST}_0000.nrrd")
+def nrrd_bit(raw: Path) -> None:
+    change(_other_format(raw, ".nrrd"), lambda content: content.__setitem__(-20, content[-20] ^ 1))
+
+
+@odd("NRRD with a compression that is not supported", "unreadable-image", names=f"{FIRST}_0000.nrrd")
+def nrrd_encoding(raw: Path) -> None:
+    path = _other_format(raw, ".nrrd")
+    path.write_bytes(path.read_bytes().replace(b"encoding: gzip", b"encoding: lzma"))
+
+
+@odd("TIFF cut", "unreadable-image", names=f"{FIRST}_0000.tif", recipe=STACK)
+def tiff_cut(raw: Path) -> None:
+    cut(image(raw), 0.8)
