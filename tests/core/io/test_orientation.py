@@ -83,9 +83,21 @@ def test_every_straight_orientation_is_turned_and_turned_back(
     assert np.array_equal(read_labels(tmp_path / "labels.nii.gz", reader).labels_zyx, labels_zyx)
 
 
+@settings(max_examples=200, deadline=None)
+@given(degrees=st.tuples(*[st.floats(-180, 180) | st.sampled_from([-135.0, -90, -45, 0, 45, 90, 135])] * 3))
+def test_orientations_are_named_as_itk_names_them(degrees: tuple[float, ...]) -> None:
+    direction = rotation_xyz(degrees)
+    geometry = Geometry(
+        spacing=(1, 1, 1), file_spacing_xyz=(1, 1, 1), origin_xyz=(0, 0, 0), direction=direction
+    )
+
+    by_itk = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    assert orientation(geometry) == by_itk
+
+
 @pytest.mark.parametrize("reader", TURNING)
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(degrees=ANGLES, flipped=st.booleans())
 def test_oblique_images_are_turned_and_turned_back(
     tmp_path: Path, reader: str, ending: str, degrees: tuple[float, ...], *, flipped: bool
@@ -103,7 +115,7 @@ def test_oblique_images_are_turned_and_turned_back(
 
 
 @pytest.mark.parametrize("reader", TURNING)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(degrees=ANGLES)
 def test_oblique_images_are_turned_as_the_library_does(
     tmp_path: Path, reader: str, degrees: tuple[float, ...]
@@ -113,7 +125,7 @@ def test_oblique_images_are_turned_as_the_library_does(
     assert np.array_equal(read_image([path], reader).voxels_czyx[0], by_library(path, reader))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     entries=st.lists(st.floats(-3, 3), min_size=9, max_size=9), origin=st.tuples(*[st.floats(-99, 99)] * 3)
 )
