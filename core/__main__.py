@@ -97,6 +97,7 @@ def verify(
 ) -> None:
     """Check a dataset: every problem of every case at once, how often classes occur, what deserves a look."""
     from core import pipeline
+    from core.io.checks import counted
     from core.io.outline import outline
 
     with _observing() as observer:
@@ -106,9 +107,9 @@ def verify(
         write_json(json_report, found.to_json())
     for line in outline(found):
         print(line)
-    notes = f", {len(found.notes)} notes" if found.notes else ""
+    notes = f", {counted(len(found.notes), 'note')}" if found.notes else ""
     if found.problems:
-        raise DatasetError(f"{len(found.problems)} problems found in {raw}{notes}")
+        raise DatasetError(f"{counted(len(found.problems), 'problem')} found in {raw}{notes}")
     print(f"{len(found.cases)} cases, no problem found{notes}")
 
 

@@ -198,7 +198,7 @@ def _corrected(text: str | bytes) -> tuple[dict[str, Any], list[DatasetProblem]]
         mistakes.append(
             invalid_dataset(
                 "dataset.json lists labels as number and name, as nnU-Net v1 and the Decathlon do; write "
-                f'"labels": {json.dumps(swapped, ensure_ascii=False)}'
+                f'"labels": {json.dumps(swapped, ensure_ascii=False)}, or let `python -m core convert` write the dataset anew'
             )
         )
         values = {**values, "labels": swapped}

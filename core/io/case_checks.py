@@ -11,10 +11,10 @@ import numpy as np
 
 from core.domain.dataset import CaseId, DatasetProblem
 from core.errors import ImageError
-from core.io.checks import LISTED, Memory, problem, some
+from core.io.checks import LISTED, Memory, counted, problem, some
 from core.io.image import FloatArray, Header, LabelArray, corner_distance, disagreement
 from core.io.readers import read_header, read_image, read_labels, reader_for_file
-from core.io.remarks import direction_remark, header_remarks, is_flattened
+from core.io.remarks import direction_remark, disguise, header_remarks, misplacement
 
 BINARY_MASK: Final = frozenset({0, 255})
 """What image editors write for black and white."""
@@ -224,8 +224,8 @@ def _compare_channels(
         if count != wanted:
             found.problem(
                 "missing-channel" if count < wanted else "channel-count",
-                f"{count} channels were found ({some([path.name for path in images]) or 'no file'}), but "
-                f"dataset.json names {wanted} ({some(rules.channels)}); there must be one file per channel, "
+                f"dataset.json names {counted(wanted, 'channel')} ({some(rules.channels)}), but the files hold "
+                f"{count} ({some([path.name for path in images]) or 'there is none'}); there must be one file per channel, "
                 "numbered _0000, _0001, …, or one file with all of them: add or take out files, or correct "
                 "channel_names",
             )
@@ -259,13 +259,16 @@ def _compare_grids(
 
 def _header(path: Path, reader: str | None) -> Header:
     """Read a header, and refuse one that puts the image nowhere."""
-    header = read_header(path, reader)
-    if is_flattened(header.geometry):
-        raise ImageError(
-            f"{path.name} has a transform to space that puts voxels on top of each other; correct its sform or "
-            "qform",
-            file=path.name,
-        )
+    try:
+        header = read_header(path, reader)
+    except ImageError as error:
+        what = disguise(path)
+        if what is None:
+            raise
+        raise ImageError(f"{path.name} is {what}", file=path.name) from error
+    nowhere = misplacement(header.geometry)
+    if nowhere is not None:
+        raise ImageError(f"{path.name} {nowhere}", file=path.name)
     return header
 
 

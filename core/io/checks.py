@@ -95,6 +95,11 @@ def some(values: Sequence[object]) -> str:
     return shown if len(values) <= LISTED else f"{shown} and {len(values) - LISTED} more"
 
 
+def counted(number: int, what: str) -> str:
+    """Write a number and what is counted: 1 case, 2 cases."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def problem(case: CaseId | None, kind: str, message: str) -> DatasetProblem:
     """Describe a problem of a case, or of the dataset as a whole."""
     return DatasetProblem(case=case, kind=kind, message=message)

@@ -9,7 +9,7 @@ from core.domain.geometry import Spacing
 from core.domain.labels import BACKGROUND, IGNORE, LabelSet
 from core.domain.record import Record
 from core.io.case_checks import Findings
-from core.io.checks import problem, some
+from core.io.checks import counted, problem, some
 from core.io.image import orientation
 
 SPACING_FACTOR = 5.0
@@ -85,7 +85,7 @@ def dataset_notes(
         yield problem(
             None,
             "few-cases",
-            f"{len(findings)} cases cannot be dealt into {FOLDS} parts for cross-validation; add cases, train fold "
+            f"{counted(len(findings), 'case')} cannot be dealt into {FOLDS} parts for cross-validation; add cases, train fold "
             "all, or write splits_final.json",
         )
     for found in findings:
@@ -219,13 +219,13 @@ def _mixtures(findings: Sequence[Findings]) -> Iterator[DatasetProblem]:
     if len(flat) > 1:
         rare, what = min((flat[True], "flat"), (flat[False], "volumes"), key=lambda pair: len(pair[0]))
         message = (
-            f"{len(flat[True])} images are flat and {len(flat[False])} are volumes; {what}: {some(rare)}; split "
+            f"{len(flat[True])} of {len(flat[True]) + len(flat[False])} images are flat, the others are volumes; {what}: {some(rare)}; split "
             "the dataset, or take those out"
         )
         yield problem(None, "mixed-dimensions", message)
     if len(groups) > 1:
         by_size = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-        parts = "; ".join(f"{code}: {len(group)} cases ({some(group)})" for code, group in by_size)
+        parts = "; ".join(f"{code}: {counted(len(group), 'case')} ({some(group)})" for code, group in by_size)
         message = (
             f"images are stored in different orientations, which training does not undo ({parts}); reorient them, "
             'or set "overwrite_image_reader_writer" to a reader that does'
@@ -241,7 +241,7 @@ def _ct_without_air(findings: Sequence[Findings], channels: Sequence[str]) -> It
             yield problem(
                 None,
                 "unlikely-ct",
-                f"channel {number} is called {name}, but its lowest value in {len(lowest)} cases is {min(lowest):g}; "
+                f"channel {number} is called {name}, but its lowest value in {counted(len(lowest), 'case')} is {min(lowest):g}; "
                 "export Hounsfield units, or name the channel otherwise, so that it is normalized case by case",
             )
 

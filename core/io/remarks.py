@@ -32,6 +32,27 @@ NOTED_LENGTH: Final = 1e-3
 FLATTENED: Final = 1e-3
 """Volume of a voxel relative to its edges, below which the transform puts voxels on top of each other."""
 
+FARTHEST_MM: Final = 1e8
+"""From the origin of space: 100 km. What lies beyond comes of a damaged header."""
+
+LONGEST_AXIS: Final = 1e6
+"""Length of an axis by the transform, relative to the spacing."""
+
+DISGUISES: Final = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS instead of the file; fetch it with git lfs pull"),
+    (0, b"PK\x03\x04", "a zip archive; unpack it"),
+    (0, b"\xff\xd8\xff", "a JPEG picture; export the original, because compression changed its intensities"),
+    (128, b"DICM", "DICOM; convert its series to one volume, for example with dcm2niix"),
+    (0, b"\x89HDF", "HDF5; convert it"),
+)
+"""What files are instead of images: where they say so, how, and what to do."""
+
+WEB_PAGES: Final = (b"<!doctype html", b"<html", b"<?xml")
+"""How web pages and answers of servers begin."""
+
+FIRST_BYTES: Final = 256
+"""Of a file, enough to see what it is."""
+
 
 def header_remarks(path: Path) -> Iterator[str]:
     """Say what is odd about a NIfTI header that can be read; nothing of other formats.
@@ -80,10 +101,30 @@ def direction_remark(geometry: Geometry) -> str | None:
     return None
 
 
-def is_flattened(geometry: Geometry) -> bool:
-    """Return whether voxels lie on top of each other, so that an image lies nowhere."""
-    volume = float(np.linalg.det(_matrix(geometry)))
-    return not abs(volume) > FLATTENED
+def misplacement(geometry: Geometry) -> str | None:
+    """Say that a header puts an image nowhere: voxels on top of each other, or beyond any scanner."""
+    matrix, origin_xyz = _matrix(geometry), np.array(geometry.origin_xyz)
+    is_near = np.abs(origin_xyz).max() <= FARTHEST_MM and np.abs(matrix).max() <= LONGEST_AXIS
+    if not is_near:  # also where they are not finite
+        return "lies beyond any scanner by its transform to space; correct its origin, sform or qform"
+    if abs(float(np.linalg.det(matrix))) < FLATTENED:
+        return "has a transform to space that puts voxels on top of each other; correct its sform or qform"
+    return None
+
+
+def disguise(path: Path) -> str | None:
+    """Say what a file is, and what to do, where it is something else than an image; None if it cannot be told.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(FIRST_BYTES)
+    if not head:
+        return "empty; copy or export it again"
+    if head.lstrip().lower().startswith(WEB_PAGES):
+        return "a web page; download it again, logged in if need be"
+    return next((what for offset, magic, what in DISGUISES if head.startswith(magic, offset)), None)
 
 
 def _matrix(geometry: Geometry) -> npt.NDArray[np.float64]:

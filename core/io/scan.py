@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from core.domain.dataset import CaseId, DatasetProblem, invalid_dataset
-from core.io.checks import problem, some
+from core.io.checks import counted, problem, some
 from core.io.readers import known_endings
 
 FOREIGN_ENDINGS: Final[Mapping[str, str]] = {
@@ -253,7 +253,7 @@ def _foreign_problems(folder: Path, foreign: Mapping[str, Sequence[str]]) -> Ite
         yield problem(
             None,
             "file-ending",
-            f"{folder.name} holds {len(names)} files that cannot be read{kind}: {some(names)}; "
+            f"{folder.name} holds {counted(len(names), 'file')} that cannot be read{kind}: {some(names)}; "
             f"{FOREIGN_CURES[family]}",
         )
 

@@ -310,7 +310,7 @@ def _count_problems(listing: Listing, draft: Draft, ending: str) -> Iterator[Dat
         yield problem(
             None,
             "case-count",
-            f"dataset.json says numTraining {draft.training_cases}, but there are {count} cases "
+            f"dataset.json says numTraining {draft.training_cases}, but the number of cases is {count} "
             f"({some([case.case_id for case in listing.cases])}); correct the number or add what is missing",
         )
 

@@ -126,7 +126,7 @@ _entry(
     numTraining=None,
     numtraining=6,
 )
-_entry("numTraining wrong", "case-count", names="numTraining 7", says="there are 6 cases", numTraining=7)
+_entry("numTraining wrong", "case-count", names="numTraining 7", says="cases is 6", numTraining=7)
 _entry("numTraining a string", INVALID, names="numTraining", says="without quotes", numTraining="6")
 _entry("numTraining negative", INVALID, names="numTraining", says="write the number", numTraining=-5)
 _entry("numTraining not whole", INVALID, names="numTraining", says="whole number", numTraining=5.5)

@@ -1,6 +1,9 @@
-"""Every odd input: importing this fills the table."""
+"""Every odd input: importing the rooms fills the table."""
+
+from typing import Final
 
 from tests.odd_inputs import (
+    containers,
     descriptions,
     grids,
     headers,
@@ -11,9 +14,11 @@ from tests.odd_inputs import (
     voxels,
     whole,
 )
-from tests.odd_inputs.table import ODD_INPUTS
+from tests.odd_inputs.table import ODD_INPUTS, OddInput
 
-__all__ = ["ODD_INPUTS"]
+ROOMS: Final = (streams, headers, containers, pictures, voxels, grids, names, descriptions, listings, whole)
 
-ROOMS = (streams, headers, voxels, grids, pictures, names, descriptions, listings, whole)
-"""In the order of the table."""
+EVERY: Final[tuple[OddInput, ...]] = tuple(
+    entry for room in ROOMS for entry in ODD_INPUTS if entry.make.__module__ == room.__name__
+)
+"""In the order of the rooms."""

@@ -130,7 +130,7 @@ def channel_origin(raw: Path) -> None:
     _channel(raw, origin_xyz=(0.0, 0.0, -9.0))
 
 
-@odd("channel missing for one case", "missing-channel", says="1 channels were found", recipe=TWO_CHANNELS)
+@odd("channel missing for one case", "missing-channel", says="the files hold 1", recipe=TWO_CHANNELS)
 def channel_missing(raw: Path) -> None:
     image(raw, channel=1).unlink()
 
@@ -140,7 +140,7 @@ def first_channel_missing(raw: Path) -> None:
     image(raw).unlink()
 
 
-@odd("one channel too many", "channel-count", says="2 channels were found")
+@odd("one channel too many", "channel-count", says="the files hold 2")
 def channel_too_many(raw: Path) -> None:
     rewrite(image(raw).with_name(SECOND), make_phantom(TWO_CHANNELS).voxels_czyx[1])
 
@@ -159,7 +159,7 @@ def _four_dimensional(raw: Path, channels: int) -> None:
     write_series(raw / "imagesTr" / IMAGE, volumes)
 
 
-@odd("4-D file with fewer channels than channel_names", "missing-channel", says="2 channels were found")
+@odd("4-D file with fewer channels than channel_names", "missing-channel", says="the files hold 2")
 def four_d_few(raw: Path) -> None:
     edit(raw, channel_names={"0": "a", "1": "b", "2": "c"})
     for number in range(VOLUME.cases):
@@ -169,7 +169,7 @@ def four_d_few(raw: Path) -> None:
     _four_dimensional(raw, 2)
 
 
-@odd("4-D file with more channels than channel_names", "channel-count", says="3 channels were found")
+@odd("4-D file with more channels than channel_names", "channel-count", says="the files hold 3")
 def four_d_many(raw: Path) -> None:
     _four_dimensional(raw, 3)
 

@@ -122,7 +122,7 @@ def too_long(raw: Path) -> None:
     "list: other number of cases than numTraining",
     "case-count",
     names="numTraining 6",
-    says="there are 5 cases",
+    says="cases is 5",
 )
 def count(raw: Path) -> None:
     entries = listed(raw)

@@ -52,14 +52,19 @@ def png_transparent(raw: Path) -> None:
 @odd(
     "PNG with transparency where three channels are declared",
     "channel-count",
-    says="4 channels",
+    says="the files hold 4",
     recipe=PICTURE,
 )
 def png_rgba(raw: Path) -> None:
     Image.fromarray(np.random.default_rng(2).integers(0, 255, (*SIZE, 4), np.uint8)).save(image(raw))
 
 
-@odd("PNG in grey where three channels are declared", "missing-channel", says="1 channels", recipe=PICTURE)
+@odd(
+    "PNG in grey where three channels are declared",
+    "missing-channel",
+    says="the files hold 1",
+    recipe=PICTURE,
+)
 def png_grey(raw: Path) -> None:
     Image.fromarray(PALETTE_PIXELS).save(image(raw))
 
@@ -101,6 +106,25 @@ def tiff_circle(raw: Path) -> None:
         struct.pack_into("<I", content, first + 2 + 12 * entries, first)
 
     change(image(raw), circle)
+
+
+def _tiff_entry(content: bytearray, tag: int, value: int) -> None:
+    """Set an entry of the first page of a little-endian TIFF."""
+    page = struct.unpack_from("<I", content, 4)[0]
+    for number in range(struct.unpack_from("<H", content, page)[0]):
+        entry = page + 2 + 12 * number
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<I", content, entry + 8, value)
+
+
+@odd("TIFF of width 0", "unreadable-image", names=TIFF, recipe=STACK)
+def tiff_width(raw: Path) -> None:
+    change(image(raw), lambda content: _tiff_entry(content, 256, 0))
+
+
+@odd("TIFF with strips of 0 rows", "unreadable-image", names=TIFF, recipe=STACK)
+def tiff_strips(raw: Path) -> None:
+    change(image(raw), lambda content: _tiff_entry(content, 278, 0))
 
 
 @odd("TIFF of complex numbers", "unreadable-image", names=TIFF, recipe=STACK)

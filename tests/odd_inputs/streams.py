@@ -4,18 +4,15 @@ import gzip
 import zipfile
 from pathlib import Path
 
-from tests.factories import write_array
 from tests.odd_inputs.table import (
     FIRST,
     PLAIN,
     STACK,
-    VOLUME,
     change,
     cut,
     fine,
     image,
     label,
-    labels_of,
     odd,
 )
 
@@ -74,7 +71,7 @@ def gzip_members(raw: Path) -> None:
     image(raw).write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]))
 
 
-@odd("empty file", "unreadable-image", names=IMAGE)
+@odd("empty file", "unreadable-image", names=IMAGE, says="is empty")
 def empty_file(raw: Path) -> None:
     image(raw).write_bytes(b"")
 
@@ -84,17 +81,27 @@ def text_file(raw: Path) -> None:
     image(raw).write_text("not an image\n" * 40)
 
 
-@odd("web page named .nii.gz", "unreadable-image", names=IMAGE)
+@odd("web page named .nii.gz", "unreadable-image", names=IMAGE, says="is a web page")
 def web_page(raw: Path) -> None:
     image(raw).write_text("<!doctype html><html><body>Please log in</body></html>\n" * 20)
 
 
-@odd("Git LFS pointer instead of the image", "unreadable-image", names=IMAGE)
+@odd("Git LFS pointer instead of the image", "unreadable-image", names=IMAGE, says="git lfs pull")
 def lfs_pointer(raw: Path) -> None:
     image(raw).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
 
 
-@odd("zip archive named .nii.gz", "unreadable-image", names=IMAGE)
+@odd("DICOM file named .nii.gz", "unreadable-image", names=IMAGE, says="dcm2niix")
+def dicom_file(raw: Path) -> None:
+    image(raw).write_bytes(bytes(128) + b"DICM" + bytes(64))
+
+
+@odd("gzip stream padded with zeros", "unreadable-image", names=IMAGE)
+def gzip_padded(raw: Path) -> None:
+    image(raw).write_bytes(image(raw).read_bytes() + bytes(512))
+
+
+@odd("zip archive named .nii.gz", "unreadable-image", names=IMAGE, says="unpack it")
 def zip_file(raw: Path) -> None:
     content = image(raw).read_bytes()
     with zipfile.ZipFile(image(raw), "w") as archive:
@@ -150,46 +157,6 @@ def label_crc(raw: Path) -> None:
 def both_damaged(raw: Path) -> None:
     cut(image(raw), 0.5)
     cut(label(raw), 0.5)
-
-
-def _other_format(raw: Path, ending: str) -> Path:
-    """Turn the whole dataset into another format, and return its first image."""
-    for number in range(VOLUME.cases):
-        for path in (image(raw, number), label(raw, number)):
-            write_array(
-                labels_of([0, 1, 2, *[1] * number]), path.with_name(path.name.replace(".nii.gz", ending))
-            )
-            path.unlink()
-    description = raw / "dataset.json"
-    description.write_text(description.read_text().replace(".nii.gz", ending))
-    return image(raw)
-
-
-@odd("MetaImage cut", "unreadable-image", names=f"{FIRST}_0000.mha")
-def mha_cut(raw: Path) -> None:
-    cut(_other_format(raw, ".mha"), 0.9)
-
-
-@odd("MetaImage that keeps its voxels elsewhere", "unreadable-image", names=f"{FIRST}_0000.mha")
-def mha_elsewhere(raw: Path) -> None:
-    path = _other_format(raw, ".mha")
-    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", b"ElementDataFile = a.raw"))
-
-
-@odd("NRRD cut", "unreadable-image", names=f"{FIRST}_0000.nrrd")
-def nrrd_cut(raw: Path) -> None:
-    cut(_other_format(raw, ".nrrd"), 0.9)
-
-
-@odd("NRRD with one bit flipped", "unreadable-image", names=f"{FIRST}_0000.nrrd")
-def nrrd_bit(raw: Path) -> None:
-    change(_other_format(raw, ".nrrd"), lambda content: content.__setitem__(-20, content[-20] ^ 1))
-
-
-@odd("NRRD with a compression that is not supported", "unreadable-image", names=f"{FIRST}_0000.nrrd")
-def nrrd_encoding(raw: Path) -> None:
-    path = _other_format(raw, ".nrrd")
-    path.write_bytes(path.read_bytes().replace(b"encoding: gzip", b"encoding: lzma"))
 
 
 @odd("TIFF cut", "unreadable-image", names=f"{FIRST}_0000.tif", recipe=STACK)

@@ -117,7 +117,7 @@ def test_image_cut(raw: Path) -> None:
     cut(_test_case(raw), 0.5)
 
 
-@odd("test image with a channel too many", "test-image", names="held_out", says="2 channels")
+@odd("test image with a channel too many", "test-image", names="held_out", says="the files hold 2")
 def test_channels(raw: Path) -> None:
     rewrite(_test_case(raw).with_name("held_out_0001.nii.gz"), make_phantom(VOLUME, 21).voxels_czyx[0])
 

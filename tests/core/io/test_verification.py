@@ -200,7 +200,7 @@ def test_too_many_channels_are_counted(tmp_path: Path) -> None:
     make_dataset(tmp_path, Recipe(cases=1, shape=(1, 30, 40), channels=4, ending=".png"))
     edit(tmp_path, channel_names={"0": "R", "1": "G", "2": "B"})
 
-    assert "4 channels were found" in one(verified(tmp_path).problems, "channel-count").message
+    assert "the files hold 4" in one(verified(tmp_path).problems, "channel-count").message
 
 
 def test_names_that_differ_only_in_case_are_reported(tmp_path: Path) -> None:
