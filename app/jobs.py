@@ -450,7 +450,7 @@ class PlanResult(Record):
 
 
 class PreprocessResult(Record):
-    """Files: `<number>/<name>`, the arrays of each case in a folder named by its place in `cases`."""
+    """Files: `<number>.npz`, one per case, named by its place in `cases`."""
 
     files: dict[str, ObjectRef]
     cases: tuple[CaseId, ...]

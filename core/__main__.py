@@ -249,15 +249,27 @@ def move_plans(
 
 @verbs.command()
 def preprocess(
-    raw: Raw, plans: Plans, configuration: Configuration, out: Out, workers: Workers = None
+    raw: Raw,
+    plans: Plans,
+    configuration: Configuration,
+    out: Annotated[Path, typer.Option(help="Folder of cases; those in it that are still right are kept.")],
+    workers: Workers = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="For all cases at work; by default half of what is free.", min=0.1)
+    ] = None,
 ) -> None:
-    """Crop, normalize and resample every case for one configuration."""
+    """Crop, normalize and resample every case for one configuration, but for those that did not change."""
     from core import pipeline
 
+    made = Plan.parse(_text(plans))
     with _observing() as observer:
-        pipeline.preprocess(
-            raw, Plan.parse(_text(plans)), configuration, out, observer, workers=workers, outside=True
+        done = pipeline.preprocess(
+            raw, made, configuration, out, observer, workers=workers, memory_gb=memory_gb, outside=True
         )
+    parts = [f"{done.made} cases preprocessed in {out}"]
+    parts += [f"{done.kept} kept as they were"] if done.kept else []
+    parts += [f"{done.removed} removed"] if done.removed else []
+    print(", ".join(parts))
 
 
 @verbs.command()

@@ -19,24 +19,24 @@ from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
+from core.errors import DatasetError
 from core.io.case_store import CaseStore, OpenCases
 from core.io.cases import (
     CaseFiles,
-    Stage,
     find_cases,
     find_images,
-    map_cases,
     read_description,
 )
 from core.io.convert import convert_dataset
 from core.io.layouts import tell_layout
 from core.io.placement import copy_placement
-from core.io.readers import READERS, choose_reader, read_image, read_labels, reader_for_file, write_labels
+from core.io.readers import choose_reader, read_image, reader_for_file, write_labels
 from core.io.verification import Verification, verify_dataset
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
     from core.planning.planner import PlannerSettings
+    from core.preprocessing.dataset import Outcome
 
 SPLITS_FILE = "splits_final.json"
 """Manual splits, in a dataset's folder or a model's."""
@@ -228,33 +228,55 @@ def preprocess(
     observer: Observer,
     *,
     workers: int | None = None,
+    memory_gb: float | None = None,
+    other_stores: Sequence[Path] = (),
     outside: bool = False,
-) -> CaseStore:
-    """Preprocess every training case for one configuration.
+) -> "Outcome":
+    """Preprocess every training case for one configuration, but for those that are there already.
+
+    Args:
+        raw: The dataset folder.
+        made: The plan.
+        configuration: Which of the plan.
+        out: Folder of preprocessed cases; what is in it of an earlier run is kept as far as it is still right.
+        observer: Told of every case, and asked after each whether to stop.
+        workers: Cases worked on at the same time; by default one per core.
+        memory_gb: What they may take together; by default half of what is available.
+        other_stores: Folders of preprocessed cases that may hold the same ones.
+        outside: See `verify`.
 
     Returns:
-        The folder of preprocessed cases.
+        How many cases were made, and how many there were.
+
+    Raises:
+        PlanError: The plan has no such configuration, or contradicts itself.
+        UnknownNameError: The plan names a normalization or resampling that does not exist.
+        DatasetError: Cases cannot be preprocessed; all are named. Or the folder cannot be written.
+        ImageError: The one case that fails cannot be read, or does not fit the plan.
+        CancelledError: The observer asked to stop.
+    """
+    from core.preprocessing.budget import SHARE_OF_AVAILABLE, available_bytes
+    from core.preprocessing.dataset import Means, Recipe, preprocess_dataset
+
+    description = read_description(raw)
+    recipe = Recipe(made, made.configuration(configuration), description.label_set())
+    cases = find_cases(raw, description, outside=outside)
+    if not cases:
+        raise DatasetError("the dataset has no training case; add images to imagesTr")
+    memory = available_bytes() * SHARE_OF_AVAILABLE if memory_gb is None else memory_gb * 2**30
+    means = Means(workers or default_workers(), int(memory), tuple(other_stores))
+    return preprocess_dataset(cases, recipe, CaseStore(out), means, observer)
+
+
+def preprocessing_digest(made: Plan, configuration: ConfigurationName) -> str:
+    """Hash all that a plan says of preprocessing; two configurations that agree in it share their arrays.
 
     Raises:
         PlanError: The plan has no such configuration.
-        ImageError: A case cannot be read; the sentence names its file.
-        CancelledError: The observer asked to stop.
     """
-    from core.preprocessing.pipeline import preprocess_case
+    from core.preprocessing.recipe import recipe_digest
 
-    description = read_description(raw)
-    labels, chosen = description.label_set(), made.configuration(configuration)
-    store = CaseStore(out)
-    reader = made.image_reader_writer
-
-    def one(case: CaseFiles) -> None:
-        image = read_image(case.images, reader)
-        reference = None if case.label is None else read_labels(case.label, reader).labels_zyx
-        store.save(case.case_id, preprocess_case(image, reference, made, chosen, labels))
-
-    stage = Stage("preprocess", observer, workers or default_workers())
-    map_cases(one, find_cases(raw, description, outside=outside), stage)
-    return store
+    return recipe_digest(made, made.configuration(configuration))
 
 
 def preprocessed_cases(folder: Path) -> dict[CaseId, Path]:
@@ -469,8 +491,7 @@ def input_reader(preferred: str, path: Path) -> str:
     Raises:
         ImageError: No reader has the ending.
     """
-    fits = preferred in READERS and path.name.lower().endswith(READERS.get(preferred).endings)
-    return preferred if fits else reader_for_file(path)
+    return reader_for_file(path, preferred)
 
 
 def default_workers() -> int:

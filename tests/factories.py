@@ -198,6 +198,11 @@ def label_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
     return sorted({value for entry in entries for value in entry} - {0})
 
 
+def voxels_of(mask_zyx: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """List the voxels of a mask as class locations have them: (n, 4), columns 0, z, y, x."""
+    return np.pad(np.argwhere(mask_zyx), ((0, 0), (1, 0))).astype(np.int32)
+
+
 def is_natural(recipe: Recipe) -> bool:
     """Whether the files are photographs: one file holds all channels."""
     return recipe.ending in {".png", ".bmp"} or (recipe.ending == ".tif" and recipe.shape[0] == 1)

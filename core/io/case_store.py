@@ -1,11 +1,14 @@
-"""Preprocessed cases on local disk: raw arrays, memory-mapped, each with its crop and class locations."""
+"""Preprocessed cases on local disk: one npz file each, memory-mapped, with its crop and class locations."""
 
+import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +16,26 @@ from pydantic import ValidationError
 
 from core.domain.dataset import CaseId
 from core.domain.geometry import Box, Shape, Spacing
-from core.domain.record import Record, describe, write_json
+from core.domain.record import Record, describe
 from core.errors import DatasetError
 from core.io.image import FloatArray, Geometry, LabelArray
+from core.io.npz import AnyArray, Contents, map_npz, write_npz
 
-VOXELS_FILE: Final = "voxels.npy"
-LABELS_FILE: Final = "labels.npy"
-LOCATIONS_FILE: Final = "locations.npy"
-RECORD_FILE: Final = "case.json"
+ENDING: Final = ".npz"
+VOXELS: Final = "data"
+LABELS: Final = "seg"
+LOCATIONS: Final = "loc_"
+"""Prefix of the arrays of class locations; those of the region (1, 2) are `loc_1_2`."""
+RECORD: Final = "case.json"
+
 PARTIAL_PREFIX: Final = ".partial-"
-"""Of folders that are still being written, or were left by a process that died; never a case."""
+"""Of files that are still being written, or were left by a process that died; never a case."""
+
+OPEN_CASES: Final = 128
+"""Cases that are kept open for the next patch; each holds an open file, of which systems allow few."""
+
+Locations = npt.NDArray[np.int32]
+"""Voxels of one class (n, 4): the columns are 0, z, y, x."""
 
 
 class CaseProperties(Record):
@@ -47,27 +60,27 @@ class PreprocessedCase:
 
     voxels_czyx: FloatArray
     labels_zyx: LabelArray | None
-    """int16, or int8 once stored, -1 outside the nonzero mask; None where no reference was given."""
+    """int8 or int16, -1 outside the nonzero mask; None where no reference was given."""
     properties: CaseProperties
-    locations: Mapping[str, npt.NDArray[np.int64]]
-    """Per label key (`core.domain.labels.label_key`), sampled flat C-order indices into `labels_zyx`,
-    in the order in which they were drawn."""
+    locations: Mapping[str, Locations]
+    """Per label key (`core.domain.labels.label_key`), voxels of `labels_zyx` in the order in which they were
+    drawn."""
 
 
 class StoredCase(Record):
     """case.json of a stored case."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     properties: CaseProperties
-    locations: dict[str, int]
-    """How many entries of the locations array belong to each label key, in this order."""
+    digest: str = ""
+    """Of all that shaped the arrays; empty where nobody said."""
 
 
 class CaseStore:
-    """Preprocessed cases in one folder, a sub-folder each.
+    """Preprocessed cases in one folder, a file each: `CASE.npz`, as `numpy.load` reads it.
 
     Arrays are stored as they lie in memory, so that a patch costs the pages that it touches and nothing is
-    unpacked.
+    unpacked: `data` float32 (c, z, y, x), `seg` int8 or int16 (1, z, y, x), `loc_<label>` int32 (n, 4).
 
     Args:
         folder: Made with the first case.
@@ -77,29 +90,55 @@ class CaseStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @property
     def case_ids(self) -> tuple[CaseId, ...]:
         """Identifiers of all complete cases, ascending."""
-        records = self._folder.glob(f"*/{RECORD_FILE}")
-        return tuple(sorted(path.parent.name for path in records if not path.parent.name.startswith(".")))
+        names = (path.name for path in self.folder.glob(f"*{ENDING}"))
+        return tuple(sorted(name.removesuffix(ENDING) for name in names if not name.startswith(".")))
+
+    def file(self, case_id: CaseId) -> Path:
+        """Return where a case is, there or not; its identifier must be the name of a file and nothing else.
+
+        Raises:
+            DatasetError: It is not.
+        """
+        if not is_file_name(case_id):
+            raise DatasetError(f"{case_id!r} cannot be a case identifier, because it is no file name")
+        return self.folder / f"{case_id}{ENDING}"
 
     def has(self, case_id: CaseId) -> bool:
         """Return whether a complete case is there."""
-        return (self._case_folder(case_id) / RECORD_FILE).is_file()
+        return self.file(case_id).is_file()
 
-    def save(self, case_id: CaseId, case: PreprocessedCase) -> None:
+    def digest(self, case_id: CaseId) -> str | None:
+        """Return the digest that a case was saved with; None where there is no whole case."""
+        try:
+            return _record(map_npz(self.file(case_id))).digest
+        except (OSError, ValueError):  # ValidationError is a ValueError.
+            return None
+
+    def save(self, case_id: CaseId, case: PreprocessedCase, digest: str = "") -> None:
         """Write a case; it appears, or replaces an older one, when it is complete."""
-        target = self._case_folder(case_id)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=PARTIAL_PREFIX) as scratch:
-            written = Path(scratch) / "new"
-            written.mkdir()
-            _write(written, case)
-            if target.exists():
-                target.rename(Path(scratch) / "old")
-            written.rename(target)
+        target = self.file(case_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = _arrays(case)
+        record = StoredCase(properties=case.properties, digest=digest).model_dump_json().encode()
+        with self._partial() as partial:
+            write_npz(partial, arrays, {RECORD: record})
+            partial.replace(target)
+
+    def adopt(self, case_id: CaseId, source: Path) -> None:
+        """Take a case over from the file of another store, without a second copy where the disk allows it."""
+        target = self.file(case_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._partial() as partial:
+            try:
+                os.link(source, partial)
+            except OSError:
+                shutil.copyfile(source, partial)
+            partial.replace(target)
 
     def load(self, case_id: CaseId) -> PreprocessedCase:
         """Open a case; its arrays are memory-mapped and read-only.
@@ -107,16 +146,9 @@ class CaseStore:
         Raises:
             DatasetError: It is absent or damaged.
         """
-        folder = self._case_folder(case_id)
         try:
-            record = StoredCase.model_validate_json((folder / RECORD_FILE).read_bytes())
-            labels = folder / LABELS_FILE
-            return PreprocessedCase(
-                voxels_czyx=_mapped(folder / VOXELS_FILE),
-                labels_zyx=_mapped(labels) if labels.is_file() else None,
-                properties=record.properties,
-                locations=_divided(_mapped(folder / LOCATIONS_FILE), record.locations),
-            )
+            contents = map_npz(self.file(case_id))
+            return _case(contents, _record(contents))
         except FileNotFoundError as error:
             raise DatasetError(f"case {case_id} is not preprocessed", case=case_id) from error
         except ValidationError as error:
@@ -124,20 +156,47 @@ class CaseStore:
                 f"preprocessed case {case_id} is damaged, preprocess it again: {describe(error)}",
                 case=case_id,
             ) from error
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise DatasetError(
                 f"preprocessed case {case_id} is damaged: preprocess it again", case=case_id
             ) from error
 
     def discard(self, case_id: CaseId) -> None:
         """Delete a case; one that is not there is deleted already."""
-        shutil.rmtree(self._case_folder(case_id), ignore_errors=True)
+        self.file(case_id).unlink(missing_ok=True)
 
-    def _case_folder(self, case_id: CaseId) -> Path:
-        """Return where a case is; its identifier must be the name of a folder and nothing else."""
-        if not is_file_name(case_id):
-            raise DatasetError(f"{case_id!r} cannot be a case identifier, because it is no file name")
-        return self._folder / case_id
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        """Give a name to write under; whatever is left there in the end is removed."""
+        path = self.folder / f"{PARTIAL_PREFIX}{uuid4().hex}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class OpenCases(Mapping[CaseId, PreprocessedCase]):
+    """Cases of a store, opened when they are asked for; the ones asked for last stay open.
+
+    Args:
+        store: Where they are.
+        case_ids: Which.
+    """
+
+    def __init__(self, store: CaseStore, case_ids: Sequence[CaseId]) -> None:
+        self._case_ids = dict.fromkeys(case_ids)
+        self._load = lru_cache(maxsize=OPEN_CASES)(store.load)
+
+    def __getitem__(self, case_id: CaseId) -> PreprocessedCase:
+        if case_id not in self._case_ids:
+            raise KeyError(case_id)
+        return self._load(case_id)
+
+    def __iter__(self) -> Iterator[CaseId]:
+        return iter(self._case_ids)
+
+    def __len__(self) -> int:
+        return len(self._case_ids)
 
 
 def is_file_name(case_id: CaseId) -> bool:
@@ -145,15 +204,41 @@ def is_file_name(case_id: CaseId) -> bool:
     return bool(case_id) and case_id == Path(case_id).name and not case_id.startswith(".")
 
 
-def _write(folder: Path, case: PreprocessedCase) -> None:
-    """Write the files of a case."""
-    np.save(folder / VOXELS_FILE, np.ascontiguousarray(case.voxels_czyx, dtype=np.float32))
+def _record(contents: Contents) -> StoredCase:
+    """Read what a stored case says of itself."""
+    if RECORD not in contents.texts:
+        raise ValueError(f"there is no {RECORD}")
+    return StoredCase.model_validate_json(contents.texts[RECORD])
+
+
+def _arrays(case: PreprocessedCase) -> dict[str, AnyArray]:
+    """Name the arrays of a case as its file does."""
+    arrays: dict[str, AnyArray] = {VOXELS: np.asarray(case.voxels_czyx, dtype=np.float32)}
     if case.labels_zyx is not None:
-        np.save(folder / LABELS_FILE, np.ascontiguousarray(_narrow(case.labels_zyx)))
-    drawn = [np.asarray(indices, dtype=np.int64) for indices in case.locations.values()]
-    np.save(folder / LOCATIONS_FILE, np.concatenate(drawn) if drawn else np.empty(0, np.int64))
-    counts = {key: len(indices) for key, indices in case.locations.items()}
-    write_json(folder / RECORD_FILE, StoredCase(properties=case.properties, locations=counts).to_json())
+        arrays[LABELS] = _narrow(case.labels_zyx)[np.newaxis]
+    for key, voxels in case.locations.items():
+        arrays[LOCATIONS + key.strip("()").replace(", ", "_")] = voxels.astype(np.int32, copy=False)
+    return arrays
+
+
+def _case(contents: Contents, record: StoredCase) -> PreprocessedCase:
+    """Put a case together from the members of its file."""
+    arrays = contents.arrays
+    voxels_czyx, labels_czyx = arrays.get(VOXELS), arrays.get(LABELS)
+    if voxels_czyx is None or (labels_czyx is not None and labels_czyx.shape != (1, *voxels_czyx.shape[1:])):
+        raise ValueError("image and labels do not belong together")
+    return PreprocessedCase(
+        voxels_czyx=voxels_czyx,
+        labels_zyx=None if labels_czyx is None else labels_czyx[0],
+        properties=record.properties,
+        locations={_label_key(name): array for name, array in arrays.items() if name.startswith(LOCATIONS)},
+    )
+
+
+def _label_key(name: str) -> str:
+    """Return the label key that an array of locations belongs to."""
+    values = name.removeprefix(LOCATIONS).split("_")
+    return values[0] if len(values) == 1 else f"({', '.join(values)})"
 
 
 def _narrow(labels_zyx: LabelArray) -> LabelArray:
@@ -161,21 +246,3 @@ def _narrow(labels_zyx: LabelArray) -> LabelArray:
     small = np.iinfo(np.int8)
     fits = labels_zyx.min(initial=0) >= small.min and labels_zyx.max(initial=0) <= small.max
     return labels_zyx.astype(np.int8 if fits else np.int16, copy=False)
-
-
-def _mapped(path: Path) -> npt.NDArray[Any]:
-    """Map an array into memory."""
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
-
-
-def _divided(indices: npt.NDArray[np.int64], counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.int64]]:
-    """Cut the array of all locations into those of each label key."""
-    if sum(counts.values()) != len(indices):
-        raise ValueError("locations and their counts differ")
-    parts: dict[str, npt.NDArray[np.int64]] = {}
-    start = 0
-    for key, count in counts.items():
-        parts[key] = indices[start : start + count]
-        start += count
-    return parts

@@ -28,7 +28,8 @@ class Crop:
     voxels_czyx: FloatArray
     """A view of the image."""
     labels_zyx: LabelArray | None
-    """int16, -1 for background outside the nonzero mask; None where no reference was given."""
+    """int8, or int16 where a label needs it, -1 for background outside the nonzero mask; None where no reference
+    was given."""
     box: Box
     """Where it was cut out."""
 
@@ -54,10 +55,12 @@ def crop_to_nonzero(voxels_czyx: FloatArray, labels_zyx: LabelArray | None = Non
     cropped_czyx = voxels_czyx[(slice(None), *inside)]
     if labels_zyx is None:
         return Crop(cropped_czyx, None, box)
-    marked_zyx = labels_zyx[inside].astype(np.int16)
-    empty_zyx = ~_any_channel(cropped_czyx)
-    if (empty_zyx & (marked_zyx == BACKGROUND)).any():
-        marked_zyx[~_filled(~empty_zyx) & (marked_zyx == BACKGROUND)] = OUTSIDE
+    marked_zyx = _narrowed(labels_zyx[inside])
+    mask_zyx = _any_channel(cropped_czyx)
+    if not (mask_zyx | (marked_zyx != BACKGROUND)).all():
+        mask_zyx = _filled(mask_zyx)
+        mask_zyx |= marked_zyx != BACKGROUND
+        marked_zyx[~mask_zyx] = OUTSIDE
     return Crop(cropped_czyx, marked_zyx, box)
 
 
@@ -118,6 +121,13 @@ def box_shape(box: Box) -> Shape:
     """Return the voxel counts of a box."""
     z, y, x = (high - low for low, high in box)
     return (z, y, x)
+
+
+def _narrowed(labels_zyx: LabelArray) -> LabelArray:
+    """Copy labels as int8 where that holds them, else as int16."""
+    small = np.iinfo(np.int8)
+    fits = small.min <= labels_zyx.min() and labels_zyx.max() <= small.max
+    return labels_zyx.astype(np.int8 if fits else np.int16)
 
 
 def _any_channel(voxels_czyx: FloatArray) -> BoolArray:

@@ -1,15 +1,15 @@
 """Where the voxels of each class lie, sampled once, so that training can centre patches on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 
 from core.domain.labels import LabelSet, Region, label_key
+from core.io.case_store import Locations
 from core.io.image import LabelArray
-
-FlatIndices = npt.NDArray[np.int64]
 
 SEED = 1234
 """Of the stream of each case; Engine specification A 6.10."""
@@ -20,8 +20,28 @@ MOST_LOCATIONS = 10_000
 SMALLEST_SHARE = 0.01
 """Share of a class's voxels that is kept at least; Engine specification A 6.10."""
 
+BLOCK_VOXELS = 1 << 20
+"""Voxels that are sorted at once, so that a sorted index of the whole volume never exists."""
 
-def class_locations(labels_zyx: LabelArray, labels: LabelSet) -> Mapping[str, FlatIndices]:
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """All voxels of some labels, sorted by label and then by place; only where parts of the list begin."""
+
+    flat: LabelArray
+    """The label map in C order."""
+    labels: tuple[int, ...]
+    """Ascending."""
+    block_voxels: int
+    starts_bl: Indices
+    """Rank of the first voxel of each label (l) that lies in a block (b) or after it; the last row are the ends."""
+
+
+def class_locations(
+    labels_zyx: LabelArray, labels: LabelSet, block_voxels: int = BLOCK_VOXELS
+) -> Mapping[str, Locations]:
     """Draw voxels of every class that training may ask for.
 
     With an ignore label, the voxels that somebody annotated are one more class.
@@ -29,9 +49,10 @@ def class_locations(labels_zyx: LabelArray, labels: LabelSet) -> Mapping[str, Fl
     Args:
         labels_zyx: The preprocessed reference.
         labels: What the dataset declares.
+        block_voxels: Voxels that are sorted at once; the result does not depend on it.
 
     Returns:
-        Flat C-order indices per label key, in the order of drawing; empty where a class is absent.
+        Voxels (n, 4) per label key in the order of drawing, columns 0, z, y, x; none where a class is absent.
 
     Source:
         Engine specification A 6.10. The legacy Mersenne stream is part of the format: the draws agree
@@ -40,26 +61,84 @@ def class_locations(labels_zyx: LabelArray, labels: LabelSet) -> Mapping[str, Fl
     keys: list[Region] = list(labels.foreground_heads)
     if labels.ignore is not None:
         keys.append(labels.annotated)
-    voxels_by_label = _voxels_by_label(labels_zyx, keys)
+    if not keys:
+        return {}
+    values = sorted({label for key in keys for label in _members(key)})
+    order = _order(labels_zyx.reshape(-1), values, block_voxels)
     stream = np.random.RandomState(SEED)
-    locations: dict[str, FlatIndices] = {}
-    for key in keys:
-        wanted = key if isinstance(key, tuple) else (key,)
-        candidates = np.concatenate([voxels_by_label[label] for label in wanted])
-        if candidates.size:
-            count = max(min(MOST_LOCATIONS, candidates.size), ceil(SMALLEST_SHARE * candidates.size))
-            candidates = candidates[stream.permutation(candidates.size)[:count]]
-        locations[label_key(key)] = candidates
-    return locations
+    drawn = [_draw(stream, order, _members(key)) for key in keys]
+    voxels = _coordinates(_places(order, np.concatenate(drawn)), labels_zyx.shape)
+    ends = np.cumsum([len(ranks) for ranks in drawn])
+    return dict(zip(map(label_key, keys), np.split(voxels, ends[:-1]), strict=True))
 
 
-def _voxels_by_label(labels_zyx: LabelArray, keys: Sequence[Region]) -> dict[int, FlatIndices]:
-    """List the voxels of each label that occurs in the keys, in C order, by one stable sort."""
-    wanted = sorted({label for key in keys for label in (key if isinstance(key, tuple) else (key,))})
-    flat = labels_zyx.reshape(-1)
-    chosen = np.flatnonzero((flat >= wanted[0]) & (flat <= wanted[-1])) if wanted else np.empty(0, np.int64)
-    values = flat[chosen]
-    order = np.argsort(values, kind="stable")
-    starts = np.searchsorted(values, wanted, side="left", sorter=order)
-    ends = np.searchsorted(values, wanted, side="right", sorter=order)
-    return {label: chosen[order[start:end]] for label, start, end in zip(wanted, starts, ends, strict=True)}
+def _members(key: Region) -> tuple[int, ...]:
+    """Return the labels of a class."""
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _order(flat: LabelArray, labels: Sequence[int], block_voxels: int) -> _Order:
+    """Count the voxels of each label, block by block."""
+    low, high = labels[0], labels[-1]
+    counts_bl = [
+        np.bincount(block[(block >= low) & (block <= high)].astype(np.intp) - low, minlength=high - low + 1)
+        for _, block in _blocks(flat, block_voxels)
+    ]
+    ends_bl = np.cumsum(np.array(counts_bl, np.int64)[:, np.array(labels) - low], axis=0)
+    before_l = np.cumsum(ends_bl[-1]) - ends_bl[-1]
+    starts_bl = np.concatenate([before_l[np.newaxis], before_l + ends_bl])
+    return _Order(flat, tuple(labels), block_voxels, starts_bl)
+
+
+def _blocks(flat: LabelArray, block_voxels: int) -> Iterator[tuple[int, LabelArray]]:
+    """Cut a label map into blocks, each with the place of its first voxel."""
+    for start in range(0, flat.size, block_voxels):
+        yield start, flat[start : start + block_voxels]
+
+
+def _draw(stream: np.random.RandomState, order: _Order, members: Sequence[int]) -> Indices:
+    """Draw voxels of a class, none of them twice; without any the stream is not touched.
+
+    Returns:
+        Their ranks. The candidates of a class are its labels' voxels, label after label.
+    """
+    columns = [order.labels.index(label) for label in members]
+    starts, ends = order.starts_bl[0, columns], order.starts_bl[-1, columns]
+    count = int((ends - starts).sum())
+    if count == 0:
+        return np.empty(0, np.int64)
+    shuffled = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
+    stream.shuffle(shuffled)  # Equal to a permutation of the count, in half the memory.
+    candidates = shuffled[: max(min(MOST_LOCATIONS, count), ceil(SMALLEST_SHARE * count))].astype(np.int64)
+    after = np.cumsum(ends - starts)
+    label_of = np.searchsorted(after, candidates, side="right")
+    ranks: Indices = candidates - (after - (ends - starts))[label_of] + starts[label_of]
+    return ranks
+
+
+def _places(order: _Order, ranks: Indices) -> Indices:
+    """Find the voxels of some ranks: their places in the label map in C order."""
+    ascending = np.argsort(ranks)
+    wanted = ranks[ascending]
+    limits_bl = np.searchsorted(wanted, order.starts_bl)
+    places = np.empty_like(ranks)
+    for block, (start, labels) in enumerate(_blocks(order.flat, order.block_voxels)):
+        first_l, end_l = limits_bl[block], limits_bl[block + 1]
+        if (first_l == end_l).all():
+            continue
+        candidates = np.flatnonzero((labels >= order.labels[0]) & (labels <= order.labels[-1]))
+        values = labels[candidates]
+        by_label = np.argsort(values, kind="stable")
+        begins = np.searchsorted(values, order.labels, side="left", sorter=by_label)
+        for column, (first, end) in enumerate(zip(first_l, end_l, strict=True)):
+            within = wanted[first:end] - order.starts_bl[block, column]
+            places[ascending[first:end]] = start + candidates[by_label[begins[column] + within]]
+    return places
+
+
+def _coordinates(places: Indices, shape: tuple[int, ...]) -> Locations:
+    """Turn places in C order into voxels (n, 4)."""
+    voxels = np.zeros((len(places), 1 + len(shape)), np.int32)
+    for axis, coordinate in enumerate(np.unravel_index(places, shape)):
+        voxels[:, axis + 1] = coordinate
+    return voxels

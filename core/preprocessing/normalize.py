@@ -1,6 +1,6 @@
 """Intensities of a channel → the range that a network expects, by the scheme that the plan names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,20 +23,23 @@ NORMALIZATIONS: Registry[Normalization] = Registry("normalization scheme")
 
 
 def normalize(
-    voxels_czyx: FloatArray,
+    channels: Sequence[FloatArray],
     mask_zyx: BoolArray | None,
     schemes: Sequence[str],
     use_mask: Sequence[bool],
     properties: Sequence[IntensityProperties | None],
-) -> FloatArray:
-    """Normalize each channel by its own scheme.
+) -> Iterator[FloatArray]:
+    """Normalize channel after channel, each by its own scheme.
 
     Args:
-        voxels_czyx: The cropped image.
+        channels: The cropped image, each channel (z, y, x).
         mask_zyx: The nonzero mask; may be None if no channel uses it.
         schemes: Name of the scheme, one per channel.
         use_mask: Whether a channel is normalized within the mask only, one per channel.
         properties: Foreground intensities of the dataset, one per channel; None where unknown.
+
+    Yields:
+        float32 (z, y, x); it may be the channel itself where a scheme changes nothing.
 
     Raises:
         ImageError: The image has another number of channels, or values that a scheme cannot take.
@@ -46,17 +49,13 @@ def normalize(
     Source:
         Engine specification A 6.4.
     """
-    if len(voxels_czyx) != len(schemes):
+    if len(channels) != len(schemes):
         raise ImageError(
-            f"the image has {len(voxels_czyx)} channels but the plan normalizes {len(schemes)}; "
+            f"the image has {len(channels)} channels but the plan normalizes {len(schemes)}; "
             "give one file per channel, in the order of channel_names in dataset.json"
         )
-    normalized_czyx = np.empty(voxels_czyx.shape, dtype=np.float32)
-    for channel, name in enumerate(schemes):
-        scheme = NORMALIZATIONS.get(name)
-        within_zyx = mask_zyx if use_mask[channel] else None
-        normalized_czyx[channel] = scheme(voxels_czyx[channel], within_zyx, properties[channel])
-    return normalized_czyx
+    for channel_zyx, name, is_masked, known in zip(channels, schemes, use_mask, properties, strict=True):
+        yield NORMALIZATIONS.get(name)(channel_zyx, mask_zyx if is_masked else None, known)
 
 
 @NORMALIZATIONS.register("CTNormalization")
@@ -91,7 +90,9 @@ def normalize_zscore(
         return np.array(voxels_zyx, dtype=np.float32)
     mean, deviation = inside.mean(), max(inside.std(), SMALLEST_DIVISOR)
     if mask_zyx is None:
-        return np.asarray((voxels_zyx - mean) / deviation, dtype=np.float32)
+        shifted_zyx: FloatArray = voxels_zyx - mean
+        shifted_zyx /= deviation
+        return shifted_zyx
     normalized_zyx = np.array(voxels_zyx, dtype=np.float32)
     normalized_zyx[mask_zyx] = (inside - mean) / deviation
     return normalized_zyx
@@ -110,8 +111,9 @@ def rescale_to_unit(
     voxels_zyx: FloatArray, _mask_zyx: BoolArray | None, _properties: IntensityProperties | None
 ) -> FloatArray:
     """Map the image's own range to [0, 1]."""
-    shifted_zyx = voxels_zyx - voxels_zyx.min()
-    return np.asarray(shifted_zyx / max(shifted_zyx.max(), SMALLEST_DIVISOR), dtype=np.float32)
+    shifted_zyx: FloatArray = voxels_zyx - voxels_zyx.min()
+    shifted_zyx /= max(shifted_zyx.max(), SMALLEST_DIVISOR)
+    return shifted_zyx
 
 
 @NORMALIZATIONS.register("RGBTo01Normalization")

@@ -1,13 +1,13 @@
-"""Spline interpolation along one axis as a banded matrix: what to multiply with, and how."""
+"""Interpolation along one axis as a banded matrix: what to multiply with, and how."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy
 
 from core.io.image import FloatArray
 
@@ -20,6 +20,21 @@ ROWS_PER_BLOCK = 32
 
 CACHED_OPERATORS = 128
 """Pairs of lengths to remember; a case needs three."""
+
+LINEAR: Final = 1
+"""Order of the spline that has two neighbours."""
+
+TENSOR_LINEAR: Final = -1
+"""Order 1 with positions and weights in 32 bits, as PyTorch interpolates."""
+
+TENSOR_NEAREST_EXACT: Final = -2
+"""Order 0 with positions in 32 bits: PyTorch's mode `nearest-exact`."""
+
+TENSOR_NEAREST: Final = -3
+"""PyTorch's mode `nearest`: positions in 32 bits, of the samples' beginnings instead of their centres."""
+
+COPYING: Final = frozenset({0, TENSOR_NEAREST_EXACT, TENSOR_NEAREST})
+"""Orders of which each sample is a copy of one sample before."""
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -43,7 +58,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Interpolation of order 0 or 1 from n to m samples, as one or two neighbours and their weights."""
+    """Interpolation of order 0 or 1, or of PyTorch's kinds, from n to m samples, as one or two neighbours and their weights."""
 
     indices: Indices
     """Neighbours (1, m) or (2, m), ascending; the second repeats the first where one is enough."""
@@ -63,7 +78,7 @@ class Line:
     before: int
     after: int
     order: int
-    """Of the spline."""
+    """Of the spline, or one of PyTorch's kinds."""
     wanted: slice
     """Samples of the result."""
     given: slice
@@ -79,10 +94,15 @@ class Line:
         """Whether the samples that are wanted are those that are given."""
         return self.before == self.after and self.wanted == self.given
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether each sample of the result is one of the samples before."""
+        return self.before == self.after or self.order in COPYING
+
     def slab(self, wanted: slice) -> Self:
         """Return the part that computes some samples, given no more than they need."""
-        if self.before == self.after or self.order == 0:
-            indices = nearest(self.before, self.after)[wanted]
+        if self.is_copy:
+            indices = copied(self.before, self.after, self.order)[wanted]
             given = slice(int(indices[0]), int(indices[-1]) + 1)
         else:
             given = operator(self.before, self.after, self.order).band(wanted)
@@ -97,7 +117,7 @@ def axis_operator(n: int, m: int, order: int) -> Matrix:
     Args:
         n: Samples before.
         m: Samples after.
-        order: Of the spline, 0 to 5.
+        order: Of the spline, 0 to 5, or TENSOR_LINEAR.
 
     Returns:
         A matrix of m rows and n columns.
@@ -106,9 +126,34 @@ def axis_operator(n: int, m: int, order: int) -> Matrix:
         Engine specification A 6.6. Interpolation is linear in the samples, so that its action on each
         unit vector is all there is to know.
     """
+    if order == TENSOR_LINEAR:
+        return _tensor_operator(n, m)
+    zoom = scipy.ndimage.zoom  # Loaded by the first who asks: images that keep their grid need none of it.
     return np.stack(
-        [ndimage.zoom(unit, m / n, order=order, mode="nearest", grid_mode=True) for unit in np.eye(n)], axis=1
+        [zoom(unit, m / n, order=order, mode="nearest", grid_mode=True) for unit in np.eye(n)], axis=1
     )
+
+
+def _tensor_operator(n: int, m: int) -> Matrix:
+    """Tabulate linear interpolation with positions in 32 bits.
+
+    Source:
+        Engine specification A 6.8; agrees with PyTorch 2.13 to the last bit of each weight (own comparison).
+    """
+    positions = np.maximum(_tensor_positions(n, m), np.float32(0))
+    lower = np.minimum(positions.astype(np.intp), n - 1)
+    share = np.clip(positions - lower.astype(np.float32), np.float32(0), np.float32(1))
+    weights = np.zeros((m, n))
+    rows = np.arange(m)
+    weights[rows, np.minimum(lower + 1, n - 1)] = share
+    weights[rows, lower] += np.float32(1) - share
+    return weights
+
+
+def _tensor_positions(n: int, m: int) -> FloatArray:
+    """Return where the samples after lie among those before, rounded once to 32 bits."""
+    centres = np.arange(m) + 0.5
+    return (np.float64(np.float32(n) / np.float32(m)) * centres - 0.5).astype(np.float32)
 
 
 @lru_cache(maxsize=CACHED_OPERATORS)
@@ -135,6 +180,27 @@ def nearest(n: int, m: int) -> Indices:
 
 
 @lru_cache(maxsize=CACHED_OPERATORS)
+def copied(n: int, m: int, order: int) -> Indices:
+    """Return which sample of n each of m copies.
+
+    Args:
+        n: Samples before.
+        m: Samples after.
+        order: One of COPYING; of any other, only that nothing changes where the lengths are equal.
+
+    Source:
+        Engine specification A 6.8 for those of PyTorch; equal to PyTorch 2.13 for all lengths below 260.
+    """
+    if order == TENSOR_NEAREST_EXACT:
+        samples: Indices = np.floor(_tensor_positions(n, m) + np.float32(0.5)).astype(np.intp)
+    elif order == TENSOR_NEAREST:
+        samples = (np.arange(m, dtype=np.float32) * (np.float32(n) / np.float32(m))).astype(np.intp)
+    else:
+        samples = nearest(n, m)
+    return np.minimum(samples, n - 1)
+
+
+@lru_cache(maxsize=CACHED_OPERATORS)
 def taps(n: int, m: int, order: int) -> Taps:
     """Return the neighbours of an interpolation of order 0 or 1.
 
@@ -143,10 +209,10 @@ def taps(n: int, m: int, order: int) -> Taps:
     Raises:
         ValueError: The order is higher; a spline has no few neighbours.
     """
-    if order > 1:
+    if order > LINEAR:
         raise ValueError(f"interpolation of order {order} has more than two neighbours")
-    if order == 0 or n == m:
-        return Taps(nearest(n, m)[np.newaxis], np.ones((1, m)))
+    if order in COPYING or n == m:
+        return Taps(copied(n, m, order)[np.newaxis], np.ones((1, m)))
     weights = axis_operator(n, m, order)
     lower = (weights != 0).argmax(axis=1)
     upper = np.minimum(lower + 1, n - 1)
@@ -168,8 +234,8 @@ def interpolate_axis(voxels_czyx: FloatArray, axis: int, line: Line) -> FloatArr
     """
     if line.is_identity:
         return voxels_czyx
-    if line.before == line.after or line.order == 0:
-        indices = nearest(line.before, line.after)[line.wanted] - line.given.start
+    if line.is_copy:
+        indices = copied(line.before, line.after, line.order)[line.wanted] - line.given.start
         copied_czyx: FloatArray = voxels_czyx.take(indices, axis + 1)
         return copied_czyx
     c, z, y, x = voxels_czyx.shape

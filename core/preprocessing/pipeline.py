@@ -1,5 +1,7 @@
 """The order of preprocessing: transpose, crop, normalize, resample, locate the classes."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from core.domain.geometry import permuted, resampled_shape
@@ -34,7 +36,7 @@ def preprocess_case(
         labels: What the dataset declares.
 
     Returns:
-        The case; labels int16, -1 for background outside the nonzero mask.
+        The case; labels int8 or int16, -1 for background outside the nonzero mask.
 
     Raises:
         ImageError: The image does not fit the plan or its reference, or holds values that are not finite.
@@ -45,28 +47,33 @@ def preprocess_case(
         Engine specification A 6.1.
     """
     _require_usable(image, labels_zyx)
-    axes = plan.transpose_forward
-    spacing = permuted(image.geometry.spacing, axes)
+    axes, geometry = plan.transpose_forward, image.geometry
     voxels_czyx = image.voxels_czyx.transpose(0, *(axis + 1 for axis in axes))
     crop = crop_to_nonzero(voxels_czyx, None if labels_zyx is None else labels_zyx.transpose(axes))
+    spacing = permuted(geometry.spacing, axes)
     target_spacing = configuration.target_spacing(spacing)
     source = Grid(box_shape(crop.box), spacing)
     target = Grid(resampled_shape(source.shape, spacing, target_spacing), target_spacing)
-    by_name = RESAMPLINGS.get(configuration.resampling_fn_data)
-    change = by_name(source, target, configuration.resampling_fn_data_kwargs)
-    resampled_czyx = regrid_image(_normalized(crop, plan, configuration), change)
     properties = CaseProperties(
-        geometry=image.geometry,
-        spacing=image.geometry.spacing,
+        geometry=geometry,
+        spacing=geometry.spacing,
         shape_before_cropping=permuted(image.shape, axes),
         bbox_used_for_cropping=crop.box,
         shape_after_cropping_and_before_resampling=source.shape,
     )
+    by_name = RESAMPLINGS.get(configuration.resampling_fn_data)
+    change = by_name(source, target, configuration.resampling_fn_data_kwargs)
+    del image, labels_zyx, voxels_czyx  # Where nobody else holds them, their memory serves what follows.
+    resampled_czyx = np.empty((len(crop.voxels_czyx), *change.target), np.float32)
+    for channel, normalized_zyx in enumerate(_normalized(crop, plan, configuration)):
+        resampled_czyx[channel] = regrid_image(normalized_zyx[np.newaxis], change)[0]
     if crop.labels_zyx is None:
         return PreprocessedCase(resampled_czyx, None, properties, {})
+    marked_zyx = crop.labels_zyx
+    del crop, normalized_zyx
     by_name = RESAMPLINGS.get(configuration.resampling_fn_seg)
     change = by_name(source, target, configuration.resampling_fn_seg_kwargs)
-    resampled_zyx = np.ascontiguousarray(regrid_labels(crop.labels_zyx, change))
+    resampled_zyx = np.ascontiguousarray(regrid_labels(marked_zyx, change))
     return PreprocessedCase(resampled_czyx, resampled_zyx, properties, class_locations(resampled_zyx, labels))
 
 
@@ -81,14 +88,14 @@ def _require_usable(image: Image, labels_zyx: LabelArray | None) -> None:
         )
 
 
-def _normalized(crop: Crop, plan: Plan, configuration: Configuration) -> FloatArray:
+def _normalized(crop: Crop, plan: Plan, configuration: Configuration) -> Iterator[FloatArray]:
     """Normalize the cropped image, within the nonzero mask where the configuration asks for it."""
     mask_zyx: BoolArray | None = None
     if any(configuration.use_mask_for_norm):
         mask_zyx = nonzero_mask(crop.voxels_czyx) if crop.labels_zyx is None else crop.labels_zyx >= 0
     known = plan.foreground_intensity_properties_per_channel
     return normalize(
-        crop.voxels_czyx,
+        list(crop.voxels_czyx),
         mask_zyx,
         configuration.normalization_schemes,
         configuration.use_mask_for_norm,

@@ -5,23 +5,43 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from core.domain.geometry import Shape, Spacing
-from core.domain.plan import ResamplingArguments
-from core.domain.record import describe
-from core.errors import PlanError
 from core.io.image import FloatArray, LabelArray
-from core.preprocessing.operators import Line, axis_operator, interpolate_axis, nearest
-from core.preprocessing.vote import Rule, Votes, largest_with_majority, strongest, vote
+from core.preprocessing.arguments import (
+    ANISOTROPY_RATIO,
+    SimpleTensorArguments,
+    SplineArguments,
+    TensorArguments,
+    checked,
+)
+from core.preprocessing.operators import (
+    COPYING,
+    LINEAR,
+    TENSOR_LINEAR,
+    TENSOR_NEAREST,
+    TENSOR_NEAREST_EXACT,
+    Line,
+    interpolate_axis,
+)
+from core.preprocessing.vote import (
+    LARGEST_ABOVE_HALF,
+    LARGEST_WITH_HALF,
+    STRONGEST,
+    STRONGEST_IN_HALVES,
+    Rule,
+    copied_labels,
+    vote,
+    vote_across_slices,
+    vote_of_splines,
+)
 from core.registry import Registry
 
-ANISOTROPY_RATIO = 3
-"""An image is anisotropic when its coarsest axis is more than this many times coarser than its finest;
-Engine specification A 6.5."""
+WITH_TWO_NEIGHBOURS = frozenset({LINEAR, TENSOR_LINEAR})
+"""Orders of which every value is a mean of two neighbours per axis."""
 
-HALF = 0.5
-"""Share above which a label is written across the separate axis; Engine specification A 6.7.1."""
+TENSOR_MODES = {"linear": TENSOR_LINEAR, "nearest-exact": TENSOR_NEAREST_EXACT, "nearest": TENSOR_NEAREST}
+"""PyTorch's modes by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +59,11 @@ class Regridding:
     source: Shape
     target: Shape
     order: int
-    """Of the spline; within slices where an axis is apart."""
+    """Of the spline, or a kind of PyTorch's; within slices where an axis is apart."""
     apart: int | None
     """The axis that is interpolated after the other two, or None."""
     order_apart: int
-    rule: Rule = strongest
+    rule: Rule = STRONGEST
     """How a label is chosen among those around."""
 
     @property
@@ -83,7 +103,12 @@ Resampling = Callable[[Grid, Grid, Mapping[str, Any]], Regridding]
 RESAMPLINGS: Registry[Resampling] = Registry("resampling function")
 
 
-def separate_axis(source: Sequence[float], target: Sequence[float], force: bool | None) -> int | None:  # noqa: FBT001 - the plan's force_separate_z
+def separate_axis(
+    source: Sequence[float],
+    target: Sequence[float],
+    force: bool | None,  # noqa: FBT001 - the plan's force_separate_z
+    threshold: float = ANISOTROPY_RATIO,
+) -> int | None:
     """Decide whether one axis is so coarse that it is interpolated apart from the others.
 
     A spline across thick slices would invent what lies between them.
@@ -92,6 +117,7 @@ def separate_axis(source: Sequence[float], target: Sequence[float], force: bool 
         source: Spacing before, in millimetres, (z, y, x).
         target: Spacing after.
         force: The plan's decision; None to decide by the spacings.
+        threshold: From which ratio on spacings are anisotropic.
 
     Returns:
         The axis, or None where all three are interpolated together.
@@ -101,19 +127,19 @@ def separate_axis(source: Sequence[float], target: Sequence[float], force: bool 
     """
     if force is False:
         return None
-    if force or _is_anisotropic(source):
+    if force or max(source) / min(source) > threshold:
         return _coarsest(source)
-    return _coarsest(target) if _is_anisotropic(target) else None
+    return _coarsest(target) if max(target) / min(target) > threshold else None
 
 
-@RESAMPLINGS.register("resample_data_or_seg_to_shape")
+@RESAMPLINGS.register("resample_data_or_seg_to_shape", "resample_data_or_seg_to_spacing")
 def by_splines(source: Grid, target: Grid, arguments: Mapping[str, Any]) -> Regridding:
     """Interpolate by splines; labels by the strongest indicator.
 
     Raises:
         PlanError: The arguments are none that this function takes.
     """
-    return _regridding(source, target, _checked(arguments))
+    return _regridding(source, target, checked(arguments, SplineArguments))
 
 
 @RESAMPLINGS.register("resample_labels_by_threshold")
@@ -123,7 +149,47 @@ def by_threshold(source: Grid, target: Grid, arguments: Mapping[str, Any]) -> Re
     Raises:
         PlanError: The arguments are none that this function takes.
     """
-    return replace(_regridding(source, target, _checked(arguments)), rule=largest_with_majority)
+    return replace(_regridding(source, target, checked(arguments, SplineArguments)), rule=LARGEST_WITH_HALF)
+
+
+@RESAMPLINGS.register("resample_torch_fornnunet")
+def as_tensors(source: Grid, target: Grid, arguments: Mapping[str, Any]) -> Regridding:
+    """Interpolate linearly as PyTorch does; where an axis is apart, it is by default copied.
+
+    Raises:
+        PlanError: The arguments are none that this function takes.
+
+    Source:
+        Engine specification A 6.8.
+    """
+    given = checked(arguments, TensorArguments)
+    apart = separate_axis(
+        source.spacing, target.spacing, given.force_separate_z, given.separate_z_anisotropy_threshold
+    )
+    return Regridding(
+        source.shape,
+        target.shape,
+        order=TENSOR_LINEAR if apart is None else TENSOR_MODES[given.mode],
+        apart=apart,
+        order_apart=TENSOR_MODES[given.aniso_axis_mode],
+        rule=_tensor_rule(memory_efficient=given.memefficient_seg_resampling),
+    )
+
+
+@RESAMPLINGS.register("resample_torch_simple")
+def as_tensors_together(source: Grid, target: Grid, arguments: Mapping[str, Any]) -> Regridding:
+    """Interpolate all axes together as PyTorch does.
+
+    Raises:
+        PlanError: The arguments are none that this function takes.
+
+    Source:
+        Engine specification A 6.8.
+    """
+    given = checked(arguments, SimpleTensorArguments)
+    order = TENSOR_MODES[given.mode]
+    rule = _tensor_rule(memory_efficient=given.memefficient_seg_resampling)
+    return Regridding(source.shape, target.shape, order, apart=None, order_apart=order, rule=rule)
 
 
 @RESAMPLINGS.register("no_resampling_hack")
@@ -214,15 +280,18 @@ def regrid_labels(labels_zyx: LabelArray, change: Regridding) -> LabelArray:
     """
     if change.is_identity:
         return labels_zyx
-    if change.order == 0:
-        regridded_zyx = _nearest_labels(labels_zyx, change.within_slices)
-    elif change.order == 1:
-        regridded_zyx = vote(labels_zyx, change.within_slices, change.rule)
+    shape, order = change.within_slices, change.order
+    if order in COPYING:
+        regridded_zyx = copied_labels(labels_zyx, shape, order)
+    elif order in WITH_TWO_NEIGHBOURS:
+        regridded_zyx = vote(labels_zyx, shape, change.rule, order)
     else:
-        regridded_zyx = _vote_of_splines(labels_zyx, change)
-    if change.apart is None or change.order_apart == 0:
-        return _nearest_labels(regridded_zyx, change.target)
-    return _labels_across_slices(regridded_zyx, change)
+        regridded_zyx = vote_of_splines(labels_zyx, shape, change.rule, order)
+    if change.apart is None or change.order_apart in COPYING:
+        return copied_labels(regridded_zyx, change.target, change.order_apart)
+    if change.order_apart == TENSOR_LINEAR:
+        return vote(regridded_zyx, change.target, change.rule, TENSOR_LINEAR)
+    return vote_across_slices(regridded_zyx, change.target, change.order_apart)
 
 
 def resample_image(
@@ -230,7 +299,7 @@ def resample_image(
     new_shape: Shape,
     source_spacing: Spacing,
     target_spacing: Spacing,
-    arguments: ResamplingArguments,
+    arguments: SplineArguments,
 ) -> FloatArray:
     """Interpolate every channel onto a grid of another shape; spacings decide which axis is kept apart."""
     source = Grid(_shape(voxels_czyx.shape[1:]), source_spacing)
@@ -242,25 +311,24 @@ def resample_labels(
     new_shape: Shape,
     source_spacing: Spacing,
     target_spacing: Spacing,
-    arguments: ResamplingArguments,
+    arguments: SplineArguments,
 ) -> LabelArray:
     """Interpolate a label map onto a grid of another shape; spacings decide which axis is kept apart."""
     source = Grid(_shape(labels_zyx.shape), source_spacing)
     return regrid_labels(labels_zyx, _regridding(source, Grid(new_shape, target_spacing), arguments))
 
 
-def _checked(arguments: Mapping[str, Any]) -> ResamplingArguments:
-    """Read a plan's keyword arguments."""
-    try:
-        return ResamplingArguments.model_validate(arguments)
-    except ValidationError as error:
-        raise PlanError(f"plans.json, arguments of a resampling function: {describe(error)}") from error
-
-
-def _regridding(source: Grid, target: Grid, arguments: ResamplingArguments) -> Regridding:
-    """Decide what is to be done from one grid to another."""
-    apart = separate_axis(source.spacing, target.spacing, arguments.force_separate_z)
+def _regridding(source: Grid, target: Grid, arguments: SplineArguments) -> Regridding:
+    """Decide what is to be done from one grid to another by splines."""
+    apart = separate_axis(
+        source.spacing, target.spacing, arguments.force_separate_z, arguments.separate_z_anisotropy_threshold
+    )
     return Regridding(source.shape, target.shape, arguments.order, apart, arguments.order_z)
+
+
+def _tensor_rule(*, memory_efficient: bool) -> Rule:
+    """Return how the functions made for PyTorch choose a label."""
+    return LARGEST_ABOVE_HALF if memory_efficient else STRONGEST_IN_HALVES
 
 
 def _shape(counts: Sequence[int]) -> Shape:
@@ -269,50 +337,7 @@ def _shape(counts: Sequence[int]) -> Shape:
     return (z, y, x)
 
 
-def _is_anisotropic(spacing: Sequence[float]) -> bool:
-    """Tell whether the coarsest axis is far coarser than the finest."""
-    return max(spacing) / min(spacing) > ANISOTROPY_RATIO
-
-
 def _coarsest(spacing: Sequence[float]) -> int | None:
     """Return the one axis that is coarser than the others; None where two or three share the maximum."""
     axes = [axis for axis in range(3) if spacing[axis] == max(spacing)]
     return axes[0] if len(axes) == 1 else None
-
-
-def _nearest_labels(labels_zyx: LabelArray, shape: Sequence[int]) -> LabelArray:
-    """Copy the nearest label, along every axis whose length changes."""
-    for axis, (n, m) in enumerate(zip(labels_zyx.shape, shape, strict=True)):
-        if n != m:
-            labels_zyx = labels_zyx.take(nearest(n, m), axis)
-    return labels_zyx
-
-
-def _vote_of_splines(labels_zyx: LabelArray, change: Regridding) -> LabelArray:
-    """Interpolate each label's indicator by a spline and let the rule choose."""
-    present = np.unique(labels_zyx)
-    shape = change.within_slices
-    scores_kv = np.stack(
-        [_indicator(labels_zyx, label, shape, change.order).reshape(-1) for label in present]
-    )
-    corners_kv = np.broadcast_to(present[:, np.newaxis], scores_kv.shape)
-    return change.rule(corners_kv, scores_kv, _nearest_labels(labels_zyx, shape).reshape(-1)).reshape(shape)
-
-
-def _labels_across_slices(labels_zyx: LabelArray, change: Regridding) -> LabelArray:
-    """Interpolate each label across slices; the largest one that covers more than half is written."""
-    resampled_zyx = np.zeros(change.target, dtype=labels_zyx.dtype)
-    for label in np.unique(labels_zyx):
-        share_zyx = _indicator(labels_zyx, label, change.target, change.order_apart)
-        resampled_zyx[share_zyx > HALF] = label
-    return resampled_zyx
-
-
-def _indicator(labels_zyx: LabelArray, label: np.integer, shape: Sequence[int], order: int) -> Votes:
-    """Interpolate where a label lies, in float64, kept within 0 and 1."""
-    share_zyx = (labels_zyx == label).astype(np.float64)
-    for axis, (n, m) in enumerate(zip(labels_zyx.shape, shape, strict=True)):
-        if n != m:
-            share_zyx = np.moveaxis(np.tensordot(axis_operator(n, m, order), share_zyx, (1, axis)), 0, axis)
-    clipped_zyx: Votes = np.clip(share_zyx, 0.0, 1.0)
-    return clipped_zyx

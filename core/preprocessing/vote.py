@@ -1,6 +1,7 @@
-"""Linear interpolation of label maps: corners vote by weight, in one pass, however many labels there are."""
+"""Interpolation of label maps: the labels around a voxel vote by weight, in one pass, however many there are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -9,27 +10,42 @@ import numpy.typing as npt
 from core.domain.labels import BACKGROUND
 from core.io.image import LabelArray
 from core.preprocessing.crop import BoolArray
-from core.preprocessing.operators import Indices, Taps, nearest, taps
+from core.preprocessing.operators import LINEAR, Indices, Taps, axis_operator, copied, nearest, taps
 
 VOXELS_PER_CHUNK = 1 << 13
 """Voxels that vote at once, so that their corners stay in the cache; measured, flat optimum."""
+
+VOXELS_PER_SLAB = 1 << 22
+"""Voxels of the result that are worked on at once, so that nothing else of the size of a volume exists."""
 
 MAJORITY = 0.5
 """Share of the weight that the threshold rule asks for; Engine specification A 0.2."""
 
 CLEAR = MAJORITY + 1e-9
-"""A label with more than this share wins by every rule, whatever the others have; rounding is far less."""
+"""A label with more than this share wins, whatever the others have; rounding is far less."""
 
-LINEAR = 1
-"""Order of the spline that this module knows."""
+SCALE_OF_HALVES = 1000
+"""What scores are multiplied with before they become 16-bit floats; Engine specification A 6.8."""
+
+CLEAR_IN_HALVES = MAJORITY + 1e-3
+"""The same where scores are rounded to 16 bits: next to 500 they are half a thousandth apart."""
 
 T = TypeVar("T", bound=np.generic)
 Votes = npt.NDArray[np.float64]
-Rule = Callable[[LabelArray, Votes, LabelArray], LabelArray]
+Choice = Callable[[LabelArray, Votes, LabelArray], LabelArray]
 """Corner labels (k, v), the score of each corner's label (k, v), nearest label (v) → chosen label (v)."""
 
 
-def strongest(corners_kv: LabelArray, scores_kv: Votes, nearest_v: LabelArray) -> LabelArray:
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a label is chosen among those around."""
+
+    choose: Choice
+    clear: float = CLEAR
+    """A label with a larger share than this wins in any case."""
+
+
+def choose_strongest(corners_kv: LabelArray, scores_kv: Votes, nearest_v: LabelArray) -> LabelArray:
     """Choose the label with the largest score; exact ties go to the nearest label, else the smallest.
 
     Source:
@@ -37,24 +53,49 @@ def strongest(corners_kv: LabelArray, scores_kv: Votes, nearest_v: LabelArray) -
     """
     best_v = scores_kv.max(axis=0)
     is_best_kv = scores_kv == best_v
-    highest = np.iinfo(corners_kv.dtype).max
-    smallest_v = np.where(is_best_kv, corners_kv, highest).min(axis=0)
     nearest_is_best_v = (is_best_kv & (corners_kv == nearest_v)).any(axis=0)
-    return np.where(nearest_is_best_v, nearest_v, smallest_v)
+    return np.where(nearest_is_best_v, nearest_v, _smallest(corners_kv, is_best_kv))
 
 
-def largest_with_majority(corners_kv: LabelArray, scores_kv: Votes, _nearest_v: LabelArray) -> LabelArray:
+def choose_largest_with_half(corners_kv: LabelArray, scores_kv: Votes, _nearest_v: LabelArray) -> LabelArray:
     """Choose the largest label whose score reaches one half; background where none does.
 
     Source:
         Engine specification A 0.2, the rule of batchgenerators up to 0.25.3.
     """
-    lowest = np.iinfo(corners_kv.dtype).min
-    largest_v = np.where(scores_kv >= MAJORITY, corners_kv, lowest).max(axis=0)
-    return np.where((scores_kv >= MAJORITY).any(axis=0), largest_v, BACKGROUND).astype(corners_kv.dtype)
+    return _largest(corners_kv, scores_kv >= MAJORITY)
 
 
-def vote(labels_zyx: LabelArray, shape: Sequence[int], rule: Rule = strongest) -> LabelArray:
+def choose_largest_above_half(corners_kv: LabelArray, scores_kv: Votes, _nearest_v: LabelArray) -> LabelArray:
+    """Choose the largest label whose score exceeds one half; background where none does.
+
+    Source:
+        Engine specification A 6.8, the variant that saves memory; its scores have 32 bits.
+    """
+    return _largest(corners_kv, scores_kv.astype(np.float32) > MAJORITY)
+
+
+def choose_strongest_in_halves(
+    corners_kv: LabelArray, scores_kv: Votes, _nearest_v: LabelArray
+) -> LabelArray:
+    """Choose the smallest label among those whose scores, rounded to 16 bits, are the largest.
+
+    Source:
+        Engine specification A 6.8: a score above 700 of 1000 is the largest anyhow.
+    """
+    halves_kv = (scores_kv * SCALE_OF_HALVES).astype(np.float32).astype(np.float16)
+    return _smallest(corners_kv, halves_kv == halves_kv.max(axis=0))
+
+
+STRONGEST = Rule(choose_strongest)
+LARGEST_WITH_HALF = Rule(choose_largest_with_half)
+LARGEST_ABOVE_HALF = Rule(choose_largest_above_half, CLEAR_IN_HALVES)
+STRONGEST_IN_HALVES = Rule(choose_strongest_in_halves, CLEAR_IN_HALVES)
+
+
+def vote(
+    labels_zyx: LabelArray, shape: Sequence[int], rule: Rule = STRONGEST, order: int = LINEAR
+) -> LabelArray:
     """Interpolate a label map linearly along each axis whose length changes.
 
     Where all corners of a cell agree, nothing needs to be computed. Elsewhere each corner's label is scored
@@ -64,25 +105,99 @@ def vote(labels_zyx: LabelArray, shape: Sequence[int], rule: Rule = strongest) -
         labels_zyx: A label map; any integer is a label.
         shape: Voxel counts of the result.
         rule: Chooses among the labels of a cell.
+        order: Of the interpolation, one that has two neighbours.
 
     Source:
         Engine specification A 6.7. Scores are summed in C order of the corners, in float64, because ties
         are told by exact equality.
     """
-    axes = [taps(n, m, LINEAR) for n, m in zip(labels_zyx.shape, shape, strict=True)]
-    chosen_zyx = _gathered(labels_zyx, [nearest(n, m) for n, m in zip(labels_zyx.shape, shape, strict=True)])
+    axes = [taps(n, m, order) for n, m in zip(labels_zyx.shape, shape, strict=True)]
+    nearests = [nearest(n, m) for n, m in zip(labels_zyx.shape, shape, strict=True)]
+    chosen_zyx = np.empty(tuple(shape), labels_zyx.dtype)
+    for rows in _slabs(shape):
+        ends, first = axes[0].indices[:, rows], int(axes[0].indices[0, rows].min())
+        part_zyx = labels_zyx[first : int(ends.max()) + 1]
+        here = [Taps(ends - first, axes[0].weights[:, rows]), *axes[1:]]
+        chosen_zyx[rows] = _gathered(part_zyx, [nearests[0][rows] - first, *nearests[1:]])
+        _decide(part_zyx, chosen_zyx[rows], here, rule)
+    return chosen_zyx
+
+
+def vote_of_splines(labels_zyx: LabelArray, shape: Sequence[int], rule: Rule, order: int) -> LabelArray:
+    """Interpolate each label's indicator by a spline and let the rule choose; costs memory for each label."""
+    present = np.unique(labels_zyx)
+    scores_kv = np.stack([_indicator(labels_zyx, label, shape, order).reshape(-1) for label in present])
+    corners_kv = np.broadcast_to(present[:, np.newaxis], scores_kv.shape)
+    nearest_v = copied_labels(labels_zyx, shape, 0).reshape(-1)
+    return rule.choose(corners_kv, scores_kv, nearest_v).reshape(shape)
+
+
+def vote_across_slices(labels_zyx: LabelArray, shape: Sequence[int], order: int) -> LabelArray:
+    """Interpolate each label across slices; the largest one that covers more than half is written.
+
+    Source:
+        Engine specification A 6.7.1.
+    """
+    resampled_zyx = np.zeros(shape, dtype=labels_zyx.dtype)
+    for label in np.unique(labels_zyx):
+        resampled_zyx[_indicator(labels_zyx, label, shape, order) > MAJORITY] = label
+    return resampled_zyx
+
+
+def copied_labels(labels_zyx: LabelArray, shape: Sequence[int], order: int) -> LabelArray:
+    """Copy the sample that an order of the copying kind takes, along every axis whose length changes."""
+    for axis, (n, m) in enumerate(zip(labels_zyx.shape, shape, strict=True)):
+        if n != m:
+            labels_zyx = labels_zyx.take(copied(n, m, order), axis)
+    return labels_zyx
+
+
+def _smallest(corners_kv: LabelArray, is_meant_kv: BoolArray) -> LabelArray:
+    """Return the smallest label of those that are meant."""
+    highest = np.iinfo(corners_kv.dtype).max
+    smallest_v: LabelArray = np.where(is_meant_kv, corners_kv, highest).min(axis=0)
+    return smallest_v
+
+
+def _largest(corners_kv: LabelArray, is_meant_kv: BoolArray) -> LabelArray:
+    """Return the largest label of those that are meant, background where none is."""
+    lowest = np.iinfo(corners_kv.dtype).min
+    largest_v = np.where(is_meant_kv, corners_kv, lowest).max(axis=0)
+    return np.where(is_meant_kv.any(axis=0), largest_v, BACKGROUND).astype(corners_kv.dtype)
+
+
+def _indicator(labels_zyx: LabelArray, label: np.integer, shape: Sequence[int], order: int) -> Votes:
+    """Interpolate where a label lies, in float64, kept within 0 and 1."""
+    share_zyx = (labels_zyx == label).astype(np.float64)
+    for axis, (n, m) in enumerate(zip(labels_zyx.shape, shape, strict=True)):
+        if n != m:
+            share_zyx = np.moveaxis(np.tensordot(axis_operator(n, m, order), share_zyx, (1, axis)), 0, axis)
+    clipped_zyx: Votes = np.clip(share_zyx, 0.0, 1.0)
+    return clipped_zyx
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[slice]:
+    """Cut a volume into slabs of slices z."""
+    count = max(1, VOXELS_PER_SLAB // max(1, shape[1] * shape[2]))
+    for start in range(0, shape[0], count):
+        yield slice(start, min(start + count, shape[0]))
+
+
+def _decide(labels_zyx: LabelArray, chosen_zyx: LabelArray, axes: Sequence[Taps], rule: Rule) -> None:
+    """Overwrite the nearest label wherever the corners of a cell choose another one."""
     cells_zyx = mixed_cells(labels_zyx, [axis for axis, ends in enumerate(axes) if ends.is_pair])
     undecided = np.flatnonzero(_gathered(cells_zyx, [ends.indices[0] for ends in axes]))
-    flat, chosen = labels_zyx.reshape(-1), chosen_zyx.reshape(-1)
+    flat, chosen = np.ascontiguousarray(labels_zyx).reshape(-1), chosen_zyx.reshape(-1)
     for start in range(0, undecided.size, VOXELS_PER_CHUNK):
         voxels = undecided[start : start + VOXELS_PER_CHUNK]
-        indices_kv, weights_kv = _corners(voxels, axes, labels_zyx.shape, shape)
+        indices_kv, weights_kv = _corners(voxels, axes, labels_zyx.shape, chosen_zyx.shape)
         corners_kv = flat[indices_kv]
-        contested = np.flatnonzero(_scores(corners_kv, weights_kv, chosen[voxels][np.newaxis])[0] <= CLEAR)
+        contested = np.flatnonzero(
+            _scores(corners_kv, weights_kv, chosen[voxels][np.newaxis])[0] <= rule.clear
+        )
         voxels, corners_kv = voxels[contested], corners_kv.take(contested, 1)
         scores_kv = _scores(corners_kv, weights_kv.take(contested, 1), corners_kv)
-        chosen[voxels] = rule(corners_kv, scores_kv, chosen[voxels])
-    return chosen_zyx
+        chosen[voxels] = rule.choose(corners_kv, scores_kv, chosen[voxels])
 
 
 def mixed_cells(labels_zyx: LabelArray, axes: Sequence[int]) -> BoolArray:

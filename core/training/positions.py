@@ -85,8 +85,7 @@ def draw_centre(
     if not keys:
         return None
     candidates = case.locations[keys[rng.integers(len(keys))]]
-    flat = candidates[rng.integers(len(candidates))]
-    z, y, x = (int(index) for index in np.unravel_index(flat, case.voxels_czyx.shape[1:]))
+    _, z, y, x = (int(index) for index in candidates[rng.integers(len(candidates))])
     return (z, y, x)
 
 

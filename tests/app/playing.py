@@ -246,7 +246,7 @@ def typical_result(taken: Claim) -> Record:
         JobKind.INGEST: lambda _: ingest_result(6),
         JobKind.PLAN: _plan_result,
         JobKind.PREPROCESS: lambda taken: PreprocessResult(
-            files={"0/voxels.npy": stored(taken, "0/voxels.npy")}, cases=("case_000",), digest="d"
+            files={"0.npz": stored(taken, "0.npz")}, cases=("case_000",), digest="d"
         ),
         JobKind.TRAIN: _train_result,
         JobKind.SELECT: _select_result,

@@ -1,6 +1,7 @@
 """The engine's command line from a raw dataset to scores, and what each verb says to a mistake."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -106,14 +107,46 @@ def test_evaluate_writes_the_summary_that_others_read(bench: Bench, tmp_path: Pa
     assert json.loads(summary.read_text())["foreground_mean"]["Dice"] == 1.0
 
 
-def test_preprocess_stores_every_case(bench: Bench, tmp_path: Path) -> None:
-    status = run(
+def test_preprocess_stores_every_case_once(bench: Bench, tmp_path: Path, capfd: Any) -> None:
+    command = (
         "preprocess", "--raw", bench.raw, "--plans", bench.plans,
         "--configuration", "2d", "--out", tmp_path / "store",
     )  # fmt: skip
 
-    assert status == 0
-    assert len([path for path in (tmp_path / "store").iterdir() if path.is_dir()]) == 5
+    statuses = [run(*command), run(*command)]
+
+    assert statuses == [0, 0]
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".npz"] * 5
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith("5 cases preprocessed in ")
+    assert said[1].startswith("0 cases preprocessed in ")
+    assert said[1].endswith("5 kept as they were")
+
+
+def test_preprocess_names_every_case_that_fails(bench: Bench, tmp_path: Path, capfd: Any) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(bench.raw, raw)
+    for number in (1, 3):
+        (raw / f"imagesTr/phantom_00{number}_0000.nii.gz").write_bytes(b"nothing")
+
+    status = run(
+        "preprocess",
+        "--raw",
+        raw,
+        "--plans",
+        bench.plans,
+        "--configuration",
+        "2d",
+        "--out",
+        tmp_path / "store",
+    )
+
+    assert status == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "2 of 5 cases cannot be preprocessed: case phantom_001: " in said
+    assert "; case phantom_003: " in said
+    assert "Traceback" not in said
+    assert len(list((tmp_path / "store").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_background_in_a_hole_is_inside_but_background_around_is_not() -> None:
     crop = crop_to_nonzero(voxels_czyx, np.zeros(voxels_czyx.shape[1:], np.uint8))
 
     assert crop.labels_zyx is not None
-    assert crop.labels_zyx.dtype == np.int16
+    assert crop.labels_zyx.dtype == np.int8
     assert crop.labels_zyx[2, 2, 2] == 0
     assert np.argwhere(crop.labels_zyx == -1).tolist() == [[0, 0, 0]]
 

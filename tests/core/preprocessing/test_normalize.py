@@ -21,8 +21,9 @@ def normalized(scheme: str, values: npt.ArrayLike, mask: BoolArray | None) -> li
     voxels_czyx = np.array(values, np.float32).reshape(1, 1, 1, -1)
     mask_zyx = None if mask is None else mask.reshape(1, 1, -1)
     use_mask = [mask is not None]
-    found_czyx = normalize(voxels_czyx, mask_zyx, [scheme], use_mask, [PROPERTIES])
-    return [float(value) for value in found_czyx[0, 0, 0]]
+    (found_zyx,) = normalize([*voxels_czyx], mask_zyx, [scheme], use_mask, [PROPERTIES])
+    assert found_zyx.dtype == np.float32
+    return [float(value) for value in found_zyx[0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -55,17 +56,17 @@ def test_each_channel_has_its_own_scheme() -> None:
     voxels_czyx = np.array([VALUES, VALUES], np.float32).reshape(2, 1, 1, -1)
     schemes = ["NoNormalization", "RescaleTo01Normalization"]
 
-    found_czyx = normalize(voxels_czyx, None, schemes, [False, False], [None, None])
+    first_zyx, second_zyx = normalize([*voxels_czyx], None, schemes, [False, False], [None, None])
 
-    assert found_czyx[0, 0, 0].tolist() == list(VALUES)
-    assert found_czyx[1].max() == 1
+    assert first_zyx[0, 0].tolist() == list(VALUES)
+    assert second_zyx.max() == 1
 
 
 def test_the_image_itself_is_not_changed() -> None:
     voxels_czyx = np.array(VALUES, np.float32).reshape(1, 1, 1, -1)
 
     for scheme in NORMALIZATIONS:
-        normalize(voxels_czyx, np.ones((1, 1, 5), bool), [scheme], [True], [PROPERTIES])
+        list(normalize([*voxels_czyx], np.ones((1, 1, 5), bool), [scheme], [True], [PROPERTIES]))
 
     assert voxels_czyx[0, 0, 0].tolist() == list(VALUES)
 
@@ -78,12 +79,12 @@ def test_colours_beyond_8_bits_are_refused(values: tuple[int, ...]) -> None:
 
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ImageError, match="2 channels but the plan normalizes 1"):
-        normalize(np.zeros((2, 1, 1, 1), np.float32), None, ["NoNormalization"], [False], [None])
+        list(normalize([*np.zeros((2, 1, 1, 1), np.float32)], None, ["NoNormalization"], [False], [None]))
 
 
 def test_ct_without_a_fingerprint_is_refused() -> None:
     with pytest.raises(PlanError, match="foreground_intensity_properties"):
-        normalize(np.zeros((1, 1, 1, 1), np.float32), None, ["CTNormalization"], [False], [None])
+        list(normalize([*np.zeros((1, 1, 1, 1), np.float32)], None, ["CTNormalization"], [False], [None]))
 
 
 def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:

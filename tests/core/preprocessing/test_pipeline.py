@@ -43,10 +43,10 @@ def test_a_case_is_transposed_cropped_normalized_and_resampled() -> None:
     assert abs(case.voxels_czyx.mean()) < 0.1
     assert case.labels_zyx is not None
     assert case.labels_zyx.shape == (7, 6, 16)
-    assert case.labels_zyx.dtype == np.int16
-    assert (case.labels_zyx.reshape(-1)[case.locations["1"]] == 1).all()
-    assert case.locations["1"].size == (case.labels_zyx == 1).sum()
-    assert case.locations["2"].size == 0
+    assert case.labels_zyx.dtype == np.int8
+    assert (case.labels_zyx[tuple(case.locations["1"][:, 1:].T)] == 1).all()
+    assert len(case.locations["1"]) == (case.labels_zyx == 1).sum()
+    assert len(case.locations["2"]) == 0
 
 
 def test_without_a_reference_there_are_neither_labels_nor_locations() -> None:

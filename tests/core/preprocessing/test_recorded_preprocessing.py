@@ -9,8 +9,9 @@ import pytest
 
 from core.domain.dataset import DatasetDescription
 from core.domain.geometry import permuted
-from core.domain.plan import Plan, ResamplingArguments
+from core.domain.plan import Plan
 from core.io.readers import read_image, read_labels
+from core.preprocessing.arguments import SplineArguments
 from core.preprocessing.crop import crop_to_nonzero
 from core.preprocessing.pipeline import preprocess_case
 from core.preprocessing.resample import resample_image, resample_labels, separate_axis
@@ -46,12 +47,10 @@ def test_resampling(path: Path) -> None:
     assert (-1 if axis is None else axis) == recorded["axis"]
     for kind, order in (("data", 3), ("prob32", 1)):
         voxels_czyx = recorded[f"in_{kind}"]
-        found_czyx = resample_image(voxels_czyx, (z, y, x), before, after, ResamplingArguments(order=order))
+        found_czyx = resample_image(voxels_czyx, (z, y, x), before, after, SplineArguments(order=order))
         difference = np.abs(found_czyx - recorded[f"out_{kind}"]).max()
         assert difference <= TOLERANCE * np.ptp(voxels_czyx)
-    labels_zyx = resample_labels(
-        recorded["in_seg"][0], (z, y, x), before, after, ResamplingArguments(order=1)
-    )
+    labels_zyx = resample_labels(recorded["in_seg"][0], (z, y, x), before, after, SplineArguments(order=1))
     assert (labels_zyx == recorded["out_seg"][0]).all()
 
 
@@ -79,9 +78,8 @@ def test_preprocessing(path: Path) -> None:
     assert (case.labels_zyx == recorded["seg"][0]).all()
     expected = {name for name in recorded if name.startswith("loc_")}
     assert {_recorded_name(key) for key in case.locations} == expected
-    for key, flat in case.locations.items():
-        voxels = np.stack(np.unravel_index(flat, case.labels_zyx.shape), axis=1)
-        assert voxels.tolist() == recorded[_recorded_name(key)].reshape(-1, 4)[:, 1:].tolist()
+    for key, voxels in case.locations.items():
+        assert voxels.tolist() == recorded[_recorded_name(key)].reshape(-1, 4).tolist()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_the_nonzero_mask_alone(path: Path) -> None:
         (z, y, x),
         spacing,
         configuration.target_spacing(spacing),
-        ResamplingArguments(order=1),
+        SplineArguments(order=1),
     )
     assert (marks_zyx == recorded["seg_noseg"][0]).all()
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from core.domain.geometry import Shape, Spacing
-from core.domain.plan import ResamplingArguments
 from core.errors import PlanError, UnknownNameError
 from core.io.image import FloatArray, LabelArray
+from core.preprocessing.arguments import SplineArguments
 from core.preprocessing.operators import NEGLIGIBLE, ROWS_PER_BLOCK, axis_operator, nearest, operator, taps
 from core.preprocessing.resample import (
     RESAMPLINGS,
@@ -24,13 +24,13 @@ from core.preprocessing.resample import (
     separate_axis,
     value_range,
 )
-from core.preprocessing.vote import largest_with_majority, vote
+from core.preprocessing.vote import LARGEST_WITH_HALF, vote
 
 ISOTROPIC = (1.0, 1.0, 1.0)
-SPLINE = ResamplingArguments(order=3)
-LINEAR = ResamplingArguments(order=1)
-TOGETHER = ResamplingArguments(order=3, force_separate_z=False)
-APART = ResamplingArguments(order=3, force_separate_z=True)
+SPLINE = SplineArguments(order=3)
+LINEAR = SplineArguments(order=1)
+TOGETHER = SplineArguments(order=3, force_separate_z=False)
+APART = SplineArguments(order=3, force_separate_z=True)
 
 SIDES = st.integers(1, 9)
 SHAPES = st.tuples(SIDES, SIDES, SIDES)
@@ -97,7 +97,7 @@ def test_the_plan_can_decide_whether_an_axis_is_kept_apart() -> None:
     ],
 )
 def test_the_image_vectors_of_the_specification(
-    arguments: ResamplingArguments, expected: tuple[float, ...]
+    arguments: SplineArguments, expected: tuple[float, ...]
 ) -> None:
     spacing = (2.0, 1.0, 1.0)
 
@@ -124,9 +124,9 @@ def test_both_rules_for_labels() -> None:
     row_zyx = np.array([[[1, 0]]], np.int16)
 
     assert vote(block_zyx, (1, 3, 3)).tolist() == [[[1, 2, 2], [3, 4, 4], [3, 4, 4]]]
-    assert vote(block_zyx, (1, 3, 3), largest_with_majority).tolist() == [[[1, 2, 2], [3, 0, 4], [3, 4, 4]]]
+    assert vote(block_zyx, (1, 3, 3), LARGEST_WITH_HALF).tolist() == [[[1, 2, 2], [3, 0, 4], [3, 4, 4]]]
     assert vote(row_zyx, (1, 1, 3)).tolist() == [[[1, 0, 0]]]
-    assert vote(row_zyx, (1, 1, 3), largest_with_majority).tolist() == [[[1, 1, 0]]]
+    assert vote(row_zyx, (1, 1, 3), LARGEST_WITH_HALF).tolist() == [[[1, 1, 0]]]
     assert vote(row_zyx[..., ::-1], (1, 1, 3)).tolist() == [[[0, 1, 1]]]
 
 
@@ -323,8 +323,12 @@ def test_functions_that_a_plan_may_name() -> None:
 
     assert RESAMPLINGS.get("no_resampling_hack")(source, target, {}).is_identity
     assert RESAMPLINGS.get("resample_data_or_seg_to_shape")(source, target, {"order": 1}).order == 1
-    assert RESAMPLINGS.get("resample_labels_by_threshold")(source, target, {}).rule is largest_with_majority
+    assert RESAMPLINGS.get("resample_labels_by_threshold")(source, target, {}).rule is LARGEST_WITH_HALF
     with pytest.raises(UnknownNameError, match="no_resampling_hack"):
-        RESAMPLINGS.get("resample_torch_fornnunet")
+        RESAMPLINGS.get("resample_by_magic")
     with pytest.raises(PlanError, match="order"):
         RESAMPLINGS.get("resample_data_or_seg_to_shape")(source, target, {"order": 7})
+    with pytest.raises(PlanError, match="sharpness"):
+        RESAMPLINGS.get("resample_data_or_seg_to_shape")(source, target, {"sharpness": 7})
+    with pytest.raises(PlanError, match="mode"):
+        RESAMPLINGS.get("resample_torch_fornnunet")(source, target, {"mode": "bicubic"})

@@ -18,6 +18,7 @@ from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import Geometry
 from core.training import checkpoint
 from core.training.loop import FoldSetup, smoothed, train_fold
+from tests.factories import voxels_of
 
 LABELS = label_set({"background": 0, "ball": 1}, None)
 CONFIGURATION = Configuration.model_validate(
@@ -73,7 +74,7 @@ def ball(seed: int) -> PreprocessedCase:
         voxels_czyx=(2 * labels_zyx + 0.3 * noise_zyx)[None].astype(np.float32),
         labels_zyx=labels_zyx,
         properties=properties,
-        locations={label_key(1): np.flatnonzero(labels_zyx)},
+        locations={label_key(1): voxels_of(labels_zyx > 0)},
     )
 
 

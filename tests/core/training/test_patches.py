@@ -15,6 +15,7 @@ from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import FloatArray, Geometry, LabelArray
 from core.training.patches import Batch, SampleParameters, SamplingSetup, batches, draw_batch, make_batch
 from core.training.targets import Scales
+from tests.factories import voxels_of
 from tests.plans import small_plan
 
 CPU = torch.device("cpu")
@@ -40,10 +41,8 @@ def case_of(
         shape_after_cropping_and_before_resampling=shape,
     )
     wanted = [*labels.foreground_heads, *([] if labels.ignore is None else [labels.annotated])]
-    locations = {
-        label_key(head): np.flatnonzero(np.isin(-9 if labels_zyx is None else labels_zyx, head))
-        for head in wanted
-    }
+    shown_zyx = np.full(shape, -9) if labels_zyx is None else labels_zyx
+    locations = {label_key(head): voxels_of(np.isin(shown_zyx, head)) for head in wanted}
     return PreprocessedCase(voxels_czyx, labels_zyx, properties, locations)
 
 

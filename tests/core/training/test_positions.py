@@ -11,6 +11,7 @@ from core.domain.labels import label_key, label_set
 from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import Geometry, LabelArray
 from core.training.positions import draw_centre, draw_start, forced_from, read_box, start_bounds
+from tests.factories import voxels_of
 
 LABELS = label_set({"background": 0, "large": 1, "small": 2, "absent": 3}, None)
 IGNORING = label_set({"background": 0, "large": 1, "small": 2, "ignore": 3}, None)
@@ -41,7 +42,7 @@ def case_of(labels_zyx: LabelArray, keys: dict[str, list[int]]) -> PreprocessedC
         voxels_czyx=np.zeros((1, *shape), np.float32),
         labels_zyx=labels_zyx,
         properties=properties,
-        locations={key: np.flatnonzero(np.isin(labels_zyx, values)) for key, values in keys.items()},
+        locations={key: voxels_of(np.isin(labels_zyx, values)) for key, values in keys.items()},
     )
 
 

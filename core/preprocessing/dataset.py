@@ -1,0 +1,269 @@
+"""All cases of a dataset → a store: what did not change is kept, what another store has is taken, the rest is made."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from core.domain.dataset import CaseId
+from core.domain.geometry import permuted, resampled_shape, voxel_count
+from core.domain.labels import LabelSet
+from core.domain.plan import Configuration, Plan
+from core.domain.progress import Observer, Progress
+from core.errors import CancelledError, DatasetError, DomainError, ImageError
+from core.io.case_store import CaseStore
+from core.io.cases import CaseFiles
+from core.io.readers import read_header, read_image, read_labels
+from core.preprocessing.budget import Budget
+from core.preprocessing.normalize import NORMALIZATIONS
+from core.preprocessing.pipeline import preprocess_case
+from core.preprocessing.recipe import case_digest, recipe_digest
+from core.preprocessing.resample import RESAMPLINGS
+
+STAGE: Final = "preprocess"
+
+NAMED_FAILURES: Final = 20
+"""Cases whose problem stands in the sentence of an error; programs find all of them beside it."""
+
+BASE_BYTES: Final = 32 * 2**20
+"""What a case takes however small it is: code, operators, buffers."""
+
+MIB: Final = 2**20
+
+Fate = Literal["made", "kept", "taken"]
+"""What became of a case: preprocessed now, found in the store, found in another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How cases are preprocessed."""
+
+    plan: Plan
+    configuration: Configuration
+    labels: LabelSet
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What preprocessing may use."""
+
+    workers: int
+    """Cases worked on at the same time, if there is memory for them."""
+    memory_bytes: int
+    other_stores: tuple[Path, ...] = ()
+    """Where equal cases may be: of other versions of the dataset, or for other configurations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the cases of a dataset."""
+
+    made: int
+    """Preprocessed now."""
+    kept: int
+    """Left as they were: neither their files nor what is done with them changed."""
+    taken: int
+    """Found in another store."""
+    removed: int
+    """Taken out of the store: the dataset does not have them any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every case needs."""
+
+    recipe: Recipe
+    digest: str
+    """Of the recipe."""
+    store: CaseStore
+    made_elsewhere: Mapping[str, Path]
+    """Files of other stores by the digest of their case."""
+    budget: Budget
+
+
+def preprocess_dataset(
+    cases: Sequence[CaseFiles], recipe: Recipe, store: CaseStore, means: Means, observer: Observer
+) -> Outcome:
+    """Bring a store to the state that the dataset and the plan ask for.
+
+    The largest cases begin, so that none of them is left alone in the end. A case that fails keeps no other
+    from being done.
+
+    Args:
+        cases: All of the dataset.
+        recipe: How they are preprocessed.
+        store: Gets them; cases that the dataset does not have any more are removed from it.
+        means: Threads, memory and other stores.
+        observer: Told of every case, and asked after each whether to stop.
+
+    Raises:
+        PlanError: The plan contradicts itself, whatever the case.
+        UnknownNameError: The plan names a normalization or resampling that does not exist.
+        DatasetError: Cases cannot be preprocessed, each named with its reason; or the store cannot be written.
+        DomainError: As above, of the reason's own kind, where it is one case only.
+        CancelledError: The observer asked to stop; cases that were finished stay.
+    """
+    _require_known_names(recipe.configuration)
+    digest = recipe_digest(recipe.plan, recipe.configuration, recipe.labels)
+    work = _Work(recipe, digest, store, _by_digest(means.other_stores), Budget(means.memory_bytes))
+    fates: Counter[Fate] = Counter()
+    failures: dict[CaseId, DomainError] = {}
+    with ThreadPoolExecutor(means.workers, thread_name_prefix=STAGE) as pool:
+        futures = {
+            pool.submit(_settle, case, work): case for case in sorted(cases, key=_file_bytes, reverse=True)
+        }
+        try:
+            for done, future in enumerate(as_completed(futures)):
+                fate = _outcome_of(future, futures[future])
+                if isinstance(fate, DomainError):
+                    failures[futures[future].case_id] = fate
+                else:
+                    fates[fate] += 1
+                observer.report(Progress(stage=STAGE, done=done + 1, total=len(cases)))
+                if done + 1 < len(cases) and observer.stop_requested():
+                    raise CancelledError(f"{STAGE} stopped after {done + 1} of {len(cases)} cases")
+        except OSError as error:
+            raise DatasetError(
+                f"preprocessed cases cannot be written to {store.folder}: {error.strerror or error}; make room, or "
+                "name another folder"
+            ) from error
+        finally:
+            work.budget.close()
+            pool.shutdown(cancel_futures=True)
+    removed = _remove_others(store, {case.case_id for case in cases})
+    if failures:
+        raise _failure(failures, len(cases))
+    return Outcome(fates["made"], fates["kept"], fates["taken"], removed)
+
+
+def needed_bytes(case: CaseFiles, recipe: Recipe) -> int:
+    """Estimate from headers how much memory a case takes at most.
+
+    Source:
+        Own measurement, see docs/decisions/0016; the figures per voxel follow from the arrays that exist at the
+        same time.
+
+    Raises:
+        ImageError: A header cannot be read.
+    """
+    header = read_header(case.images[0], recipe.plan.image_reader_writer)
+    channels = max(header.channels, len(case.images))
+    spacing = permuted(header.geometry.spacing, recipe.plan.transpose_forward)
+    shape = permuted(header.shape, recipe.plan.transpose_forward)
+    target = resampled_shape(shape, spacing, recipe.configuration.target_spacing(spacing))
+    before, after = voxel_count(shape), voxel_count(target)
+    image = 4 * channels * before
+    reading = image + max(image if len(case.images) > 1 else 0, header.stored_type.itemsize * before)
+    normalizing = image + 8 * before + 6 * before
+    resampling = image + 4 * channels * after + 4 * before + 6 * max(before, after) + 4 * before
+    placing = 4 * channels * after + 2 * (before + after) + 8 * after
+    return BASE_BYTES + max(reading, normalizing, resampling, placing)
+
+
+def _require_known_names(configuration: Configuration) -> None:
+    """Refuse what no case could be preprocessed by.
+
+    Raises:
+        UnknownNameError: A name stands for nothing.
+    """
+    for scheme in configuration.normalization_schemes:
+        NORMALIZATIONS.get(scheme)
+    for function in (configuration.resampling_fn_data, configuration.resampling_fn_seg):
+        RESAMPLINGS.get(function)
+
+
+def _by_digest(folders: Sequence[Path]) -> dict[str, Path]:
+    """List the files of some stores by the digest of what they hold."""
+    found: dict[str, Path] = {}
+    for store in map(CaseStore, folders):
+        for case_id in store.case_ids:
+            digest = store.digest(case_id)
+            if digest:
+                found[digest] = store.file(case_id)
+    return found
+
+
+def _file_bytes(case: CaseFiles) -> int:
+    """Return how large the files of a case are, as far as they exist."""
+    return sum(path.stat().st_size for path in case.images if path.is_file())
+
+
+def _settle(case: CaseFiles, work: _Work) -> Fate:
+    """Keep a case, take it from elsewhere or make it."""
+    digest = _digest(case, work.digest)
+    if work.store.digest(case.case_id) == digest:
+        return "kept"
+    if digest in work.made_elsewhere:
+        work.store.adopt(case.case_id, work.made_elsewhere[digest])
+        return "taken"
+    recipe, reader = work.recipe, work.recipe.plan.image_reader_writer
+    with work.budget.holding(needed_bytes(case, recipe)):
+        made = preprocess_case(
+            read_image(case.images, reader),
+            None if case.label is None else read_labels(case.label, reader).labels_zyx,
+            recipe.plan,
+            recipe.configuration,
+            recipe.labels,
+        )
+        work.store.save(case.case_id, made, digest)
+    return "made"
+
+
+def _digest(case: CaseFiles, recipe: str) -> str:
+    """Hash the files of a case.
+
+    Raises:
+        ImageError: One cannot be read.
+    """
+    try:
+        return case_digest(recipe, case.images, case.label)
+    except OSError as error:
+        name = Path(str(error.filename)).name
+        raise ImageError(
+            f"{name} cannot be opened ({error.strerror}); check that it is there and its permissions",
+            file=name,
+        ) from error
+
+
+def _outcome_of(future: "Future[Fate]", case: CaseFiles) -> Fate | DomainError:
+    """Return what became of a case, or why it failed.
+
+    Raises:
+        CancelledError: Somebody asked to stop.
+        PlanError: The plan is at fault, not the case.
+        OSError: The store cannot be written.
+    """
+    error = future.exception()
+    if isinstance(error, MemoryError):
+        return ImageError(
+            f"{case.case_id} does not fit into the memory of this machine; crop it, resample it to a coarser grid, "
+            "or use a larger machine",
+            case=case.case_id,
+        )
+    if isinstance(error, ImageError | DatasetError):
+        return error
+    return future.result()
+
+
+def _failure(failures: Mapping[CaseId, DomainError], total: int) -> DomainError:
+    """Put the reasons of all cases that failed into one error."""
+    sentences = {case_id: f"case {case_id}: {error.message}" for case_id, error in sorted(failures.items())}
+    if len(sentences) == 1:
+        (case_id, error), *_ = failures.items()
+        return type(error)(sentences[case_id], **{**error.context, "case": case_id})
+    named = list(sentences.values())[:NAMED_FAILURES]
+    more = f"; and {len(sentences) - len(named)} more" if len(sentences) > len(named) else ""
+    return DatasetError(
+        f"{len(sentences)} of {total} cases cannot be preprocessed: {'; '.join(named)}{more}",
+        problems=[{"case": case_id, "message": error.message} for case_id, error in sorted(failures.items())],
+    )
+
+
+def _remove_others(store: CaseStore, case_ids: set[CaseId]) -> int:
+    """Remove the cases that a store should not have; files that are no preprocessed cases stay."""
+    others = [one for one in store.case_ids if one not in case_ids and store.digest(one) is not None]
+    for case_id in others:
+        store.discard(case_id)
+    return len(others)
