@@ -244,6 +244,7 @@ def move_plans(
         out,
         dataset_name=dataset_name or raw.resolve().name,
         plans_name=plans_name or checked.plans_name,
+        outside=True,
     )
 
 

@@ -194,7 +194,9 @@ def plan_dataset(raw: Path, measured: Fingerprint, request: PlanRequest, out: Pa
     return plan(description, measured, settings, out)
 
 
-def move_plan(made: Plan, raw: Path, out: Path, *, dataset_name: str, plans_name: str) -> Plan:
+def move_plan(
+    made: Plan, raw: Path, out: Path, *, dataset_name: str, plans_name: str, outside: bool = False
+) -> Plan:
     """Carry a plan over to another dataset, and write plans.json.
 
     Args:
@@ -203,8 +205,10 @@ def move_plan(made: Plan, raw: Path, out: Path, *, dataset_name: str, plans_name
         out: The new plans.json.
         dataset_name: Of the other dataset.
         plans_name: What to call the plan there.
+        outside: See `verify`.
 
     Raises:
+        DatasetError: The dataset has no image.
         PlanError: The plan does not suit the dataset; every mistake is named.
         ImageError: No reader understands the dataset's images.
     """
@@ -212,7 +216,7 @@ def move_plan(made: Plan, raw: Path, out: Path, *, dataset_name: str, plans_name
     from core.planning.move import moved_plan
 
     description = read_description(raw)
-    reader = _reader(raw, description)
+    reader = _reader(raw, description, outside=outside)
     moved = moved_plan(made, dataset_name=dataset_name, plans_name=plans_name, reader=reader)
     checked = checked_plan(json.dumps(moved.to_json()), description)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -512,9 +516,14 @@ class _Quiet:
         """Ignore the epoch."""
 
 
-def _reader(raw: Path, description: DatasetDescription) -> str:
+def _reader(raw: Path, description: DatasetDescription, *, outside: bool = False) -> str:
     """Choose the reader of a dataset by its first image."""
-    return choose_reader(description, find_cases(raw, description)[0].images[0])
+    for case in find_cases(raw, description, outside=outside):
+        for path in case.images[:1]:
+            return choose_reader(description, path)
+    raise DatasetError(
+        f"the dataset has no training image named CASE_0000{description.file_ending}; add images to imagesTr"
+    )
 
 
 def _ending(case: CaseFiles) -> str:
