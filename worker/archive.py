@@ -252,7 +252,7 @@ def _is_safe_part(part: str) -> bool:
 def _is_clutter(name: str) -> bool:
     """Whether a desktop system left the file there (__MACOSX, .DS_Store, Thumbs.db)."""
     parts = PurePosixPath(name).parts
-    return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts) or parts[-1] == "Thumbs.db"
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts) or parts[-1] == "Thumbs.db"
 
 
 def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> Iterator[int]:

@@ -52,6 +52,7 @@ from core.domain.report import EvaluationReport
 from core.errors import DatasetError, PlanError, TrainingError
 from worker.archive import ArchiveError
 from worker.observer import CheckpointObserver, Message, PipeObserver
+from worker.raw import conversion_of
 from worker.workspace import Workspace, build_once, link_or_copy, preprocessing_digest
 
 if TYPE_CHECKING:
@@ -111,19 +112,27 @@ def perform(
 
 
 def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> IngestResult:
-    """Unpack an archive and verify the dataset in it; what is wrong is a finding, not an error."""
+    """Unpack an archive and verify the dataset in it; what is wrong is a finding, not an error.
+
+    Of a dataset that was converted, what could not be is found as well; the rest is verified all the same.
+    """
     try:
         raw = workspace.raw_dataset(payload.archive, observer)
         found = pipeline.verify(raw, observer)
     except (ArchiveError, DatasetError) as error:
         problem = DatasetProblem(case=None, kind=error.kind, message=error.message)
         return IngestResult(description={}, reader=None, cases=(), problems=(problem,))
+    conversion = conversion_of(raw)
+    problems, notes = found.problems, found.notes
+    if conversion is not None:
+        problems = tuple(dict.fromkeys((*conversion.problems, *problems)))  # Both look at the labels.
+        notes = (*conversion.notes, *notes)
     return IngestResult(
         description={} if found.description is None else found.description.to_json(),
         reader=found.reader,
         cases=tuple(CaseSummary(case=c.case_id, shape=c.shape, spacing=c.spacing) for c in found.cases),
-        problems=found.problems,
-        notes=found.notes,
+        problems=problems,
+        notes=notes,
         classes=tuple(ClassSummary.model_validate(one.to_json()) for one in found.classes),
     )
 

@@ -19,7 +19,8 @@ from core.domain.model import CHECKPOINT_FILE
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
-from worker.archive import ArchiveLimits, dataset_root, unpack
+from worker.archive import ArchiveLimits, dataset_root
+from worker.raw import RAW_VERSION, build_raw
 
 PREPROCESSING_KEYS = (
     "spacing",
@@ -49,19 +50,21 @@ class Workspace:
     limits: ArchiveLimits
 
     def raw_dataset(self, archive: ObjectRef, observer: Observer) -> Path:
-        """Return the unpacked dataset, the folder that holds dataset.json.
+        """Return the dataset of an archive in nnU-Net v2's layout, the folder that holds dataset.json.
+
+        Older layouts are converted; the archive itself stays as it came. Files are the same on every machine.
 
         Raises:
             ArchiveError: The archive is refused; nothing of it stays.
+            DatasetError: It has an older layout and cannot be converted at all; nothing of it stays.
             CancelledError: The observer asked to stop.
         """
-        target = self.folder / "datasets" / archive.sha256
-
-        def build(folder: Path) -> None:
-            unpack(self.store.path(archive), folder, self.limits, observer)
-            dataset_root(folder)
-
-        build_once(target, build, observer)
+        target = self.folder / "datasets" / f"{archive.sha256}-{RAW_VERSION}"
+        build_once(
+            target,
+            lambda folder: build_raw(self.store.path(archive), folder, self.limits, observer),
+            observer,
+        )
         return dataset_root(target)
 
     def preprocessed(self, digest: str) -> Path:
