@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Optional: where to take torch from, e.g. https://download.pytorch.org/whl/cpu (small, without CUDA).
 TORCH_INDEX ?=
-# Optional: a zipped nnU-Net v2 dataset for the demo; laptop (the default) or scaled; and further arguments.
+# Optional: a dataset for the demo, hippocampus or a path; laptop (the default) or scaled; and further arguments.
 DATASET ?=
 MODE ?=
 ARGS ?=
@@ -32,7 +32,7 @@ help:
 	@printf '\n'
 
 ##@ Use it
-demo: $(VENV)/.demo ## Train on real images and segment one through the service; DATASET=path.zip for your own, MODE=scaled for PostgreSQL and Redis
+demo: $(VENV)/$(if $(DATASET),.installed,.demo) ## Train on real images and segment one through the service; DATASET=hippocampus downloads some, DATASET=path.zip takes your own, MODE=scaled for PostgreSQL and Redis
 	$(BIN)/python examples/demo/demo.py $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODE),--mode "$(MODE)") $(ARGS)
 up: $(VENV)/.installed ## Start the service for your own use and print its address (Ctrl-C stops it)
 	$(BIN)/nnunet-service up $(ARGS)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx
 from brains import build_task
+from excerpt import TRAINING_CASES, is_older_zip, take_excerpt
+from fetch import HIPPOCAMPUS_ADDRESS, HIPPOCAMPUS_MD5, FetchError, fetch
 from holdout import HoldOutError, hold_out
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,15 +26,17 @@ from scores import dice_per_label, foreground, threshold_dice
 from server_process import ServerError
 from servers import postgresql, redis_server
 from service import Client, DemoError, Json, running_service
-from task import Task
+from task import EPOCHS, Task
 
 from core.errors import DomainError
 from core.io.preview import save_preview
 from core.io.readers import read_image, read_labels, reader_for_file
 
-EPOCHS = 60
 ITERATIONS_PER_EPOCH = 25
-"""Fixed, whatever the machine: 1500 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
+"""Fixed, whatever the machine."""
+
+HIPPOCAMPUS = "hippocampus"
+"""In place of a path: a public dataset, downloaded and kept."""
 
 FEWEST_CASES_FOR_FOLDS = 5
 """With fewer, no cross-validation can be dealt; the demo then trains on all of them."""
@@ -53,19 +57,42 @@ def main() -> int:
     folder = arguments.output / time.strftime("run-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     try:
-        if arguments.dataset is None:
-            task = build_task(arguments.brains, folder / "input")
-        else:
-            task = hold_out(arguments.dataset, folder / "input")
-        training = {"epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations}
+        task = _task(arguments, folder / "input")
+        training = {
+            "epochs": arguments.epochs or task.epochs,
+            "iterations_per_epoch": arguments.iterations,
+        }
         result = run(task, folder, training, arguments.mode)
-    except (DemoError, DomainError, HoldOutError, ServerError, OSError, httpx.HTTPError) as error:
+    except (
+        DemoError, DomainError, FetchError, HoldOutError, ServerError, OSError, httpx.HTTPError
+    ) as error:  # fmt: skip
         console.print(
             f"\n[red]The demo stopped:[/] {error}\nEverything so far lies in {folder}", soft_wrap=True
         )
         return 1
     print(json.dumps(result))
     return 0
+
+
+def _task(arguments: argparse.Namespace, folder: Path) -> Task:
+    """Find the dataset that was asked for, and hold one case out.
+
+    Raises:
+        FetchError: It cannot be downloaded.
+        HoldOutError: It is no dataset.
+        DomainError: It cannot be used.
+    """
+    if arguments.dataset is None:
+        return build_task(arguments.brains, folder)
+    if arguments.dataset == HIPPOCAMPUS:
+        with _progress("download") as watch:
+            kept = arguments.cache or arguments.output / "downloads"
+            source = fetch(arguments.address, arguments.md5, kept, watch.bytes_done)
+    else:
+        source = Path(arguments.dataset)
+    if source.suffix == ".zip" and not is_older_zip(source):
+        return hold_out(source, folder)
+    return take_excerpt(source, folder, arguments.cases)
 
 
 def run(task: Task, folder: Path, training: Json, mode: str) -> Json:
@@ -229,6 +256,11 @@ class _Watch:
             console.print(f"  {progress.get('percent') or 0:5.1f} %  {note}  {left}", soft_wrap=True)
             self._last = note
 
+    def bytes_done(self, done: int, total: int | None) -> None:
+        """Take note of a download."""
+        note = f"{done / 2**20:.0f} MiB"
+        self._bar.update(self._task, completed=100 * done / total if total else 0, note=note)
+
 
 @contextmanager
 def _progress(stage: str) -> Iterator[_Watch]:
@@ -249,7 +281,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", type=Path, help="a zipped nnU-Net v2 dataset instead of the demo's own")
+    parser.add_argument(
+        "--dataset",
+        help="instead of the demo's own: hippocampus, which is downloaded, or a dataset's zip, tar or folder, in the "
+        "layout of nnU-Net v2, nnU-Net v1 or the Medical Segmentation Decathlon",
+    )
+    parser.add_argument(
+        "--cases", type=int, default=TRAINING_CASES, help="to train on, of a dataset in an older layout"
+    )
+    parser.add_argument("--address", default=HIPPOCAMPUS_ADDRESS, help="where hippocampus is")
+    parser.add_argument("--md5", default=HIPPOCAMPUS_MD5, help="digest of that file")
+    parser.add_argument("--cache", type=Path, help="where it is kept; by default below the output")
     parser.add_argument(
         "--brains",
         type=Path,
@@ -258,7 +300,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--mode", choices=(LAPTOP, SCALED), default=LAPTOP, help="of the service")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where the runs are kept")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, help=f"by default {EPOCHS}, of an older layout fewer")
     parser.add_argument("--iterations", type=int, default=ITERATIONS_PER_EPOCH, help="per epoch")
     return parser.parse_args()
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+EPOCHS = 60
+"""Of 25 iterations: 1500 steps are few (nnU-Net takes 250 000), yet enough to see it learn."""
+
 Label = int | list[int]
 """A value, or the values of a region, as in dataset.json."""
 
@@ -23,3 +26,5 @@ class Task:
     labels: Mapping[str, Label]
     story: str
     """One sentence for the person at the screen."""
+    epochs: int = EPOCHS
+    """How long to train, unless the person at the screen decides."""
