@@ -17,10 +17,16 @@ from app.services import graph
 from app.services.paging import Page, PageRequest, read_page
 
 STAGE_SHARES: Mapping[JobKind, Mapping[str, tuple[float, float]]] = {
-    JobKind.INGEST: {"unpack": (0, 20), "verify": (20, 100)},
-    JobKind.PLAN: {"unpack": (0, 10), "fingerprint": (10, 95)},
-    JobKind.PREPROCESS: {"unpack": (0, 10), "preprocess": (10, 100)},
-    JobKind.TRAIN: {"unpack": (0, 1), "fetch": (1, 5), "train": (5, 95), "validate": (95, 100)},
+    JobKind.INGEST: {"unpack": (0, 15), "convert": (15, 30), "verify": (30, 100)},
+    JobKind.PLAN: {"unpack": (0, 5), "convert": (5, 10), "fingerprint": (10, 95)},
+    JobKind.PREPROCESS: {"unpack": (0, 5), "convert": (5, 10), "preprocess": (10, 100)},
+    JobKind.TRAIN: {
+        "unpack": (0, 1),
+        "convert": (1, 2),
+        "fetch": (2, 5),
+        "train": (5, 95),
+        "validate": (95, 100),
+    },
     JobKind.PREDICT: {"fetch": (0, 5), "predict": (5, 95)},
 }
 """From which percent to which each stage of a job leads; a stage that is not named fills the whole."""
