@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem
 from core.domain.record import parse_json
 from core.errors import DatasetError, LabelsError
 from core.io.cases import DESCRIPTION_FILE, IMAGES_FOLDER, LABELS_FOLDER, CaseFiles, description_text
-from core.io.checks import problem, some
+from core.io.checks import LISTED, problem, some
 from core.io.legacy import convert_values, is_older, is_v2, read_values
 from core.io.readers import known_endings
 
@@ -346,12 +347,15 @@ def _absence(case_id: CaseId, label: Path | None, found: _Found) -> DatasetProbl
 
 def _channel_problems(case_id: CaseId, images: Mapping[int, Path], found: _Found) -> Iterator[DatasetProblem]:
     """Report channels that are missing, or that dataset.json does not name."""
-    missing = [
+    names = (
         f"{case_id}_{number:04d}{found.ending}" for number in range(found.channels) if number not in images
-    ]
+    )
+    shown = list(islice(names, LISTED))
+    more = found.channels - sum(number < found.channels for number in images) - len(shown)
     surplus = [images[number].name for number in sorted(images) if number >= found.channels]
-    if missing:
-        message = f"{IMAGES_FOLDER} lacks {some(missing)}; add it, there must be one file per channel"
+    if shown:
+        missing = ", ".join(shown) + (f" and {more} more" if more else "")
+        message = f"{IMAGES_FOLDER} lacks {missing}; there must be one file per channel: add what is missing"
         yield problem(case_id, "missing-channel", message)
     if surplus:
         message = (

@@ -139,6 +139,7 @@ def convert_labels(labels: object) -> tuple[dict[str, int], tuple[DatasetProblem
     if all(type(value) is int for value in labels.values()):
         return _with_background(dict(labels))
     found: dict[str, int] = {}
+    numbers: set[int] = set()
     for key, name in labels.items():
         number = _number(key)
         if not isinstance(name, str) or not name.strip():
@@ -146,13 +147,14 @@ def convert_labels(labels: object) -> tuple[dict[str, int], tuple[DatasetProblem
                 f"dataset.json: label {number} has no single name, but {_shown(name)}; give it one (regions can "
                 "be declared in the converted dataset.json)"
             )
-        if name in found or number in found.values():
+        if name in found or number in numbers:
             what = f"the name {_shown(name)}" if name in found else f"the number {number}"
             raise DatasetError(
                 f"dataset.json: two labels have {what}; give each its own, or merge them in the label files "
                 "and in dataset.json"
             )
         found[name] = number
+        numbers.add(number)
     return _with_background(found)
 
 

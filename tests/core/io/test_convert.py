@@ -695,6 +695,22 @@ def test_a_volume_that_claims_a_million_channels_makes_no_million_files(
         converted(decathlon, target)
 
 
+def test_what_a_description_names_by_the_hundred_thousand_takes_no_time(tmp_path: Path, target: Path) -> None:
+    """Whatever would go through pairs of labels, or through channels for each case, would not come to its end."""
+    labels, _ = convert_labels({str(number): f"label {number}" for number in range(200_000)})
+    assert len(labels) == 200_000
+    source = make_older(tmp_path / "made", replace(OBLIQUE, cases=1), Layout.V1)
+    for number in range(3000):
+        for name in (f"imagesTr/c{number}_0000.nii.gz", f"labelsTr/c{number}.nii.gz"):
+            (source / name).touch()
+    edit(source, modality={str(number): "m" for number in range(200_000)})
+
+    done = converted(source, target)
+
+    assert len(done.problems) == 3002  # one of them that no case is left
+    assert "and 199989 more" in done.problems[0].message
+
+
 # --- whole or not at all -------------------------------------------------------------------------------------
 
 
