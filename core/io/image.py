@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from core.domain.geometry import Axes, Shape, Spacing
 from core.domain.record import Record
+from core.errors import ImageError
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.integer]
@@ -25,6 +26,13 @@ SPACING_TOLERANCE = 1e-5
 
 FLAT_SPACING_FACTOR = 999.0
 """A 2D image counts as one slice this many times thicker than its pixels; Engine specification A 4.3."""
+
+VALUE_LIMIT = 2**30
+"""Voxels times channels of one file: 4000 slices of 512 x 512, 4 GiB in 32-bit floats. Headers that claim
+more are refused before memory is reserved."""
+
+SPACING_LIMITS = (1e-6, 1e6)
+"""Millimetres. Everything between a nanometre and a kilometre is believed."""
 
 PLANE_AXES = 2
 """Of a 2D image."""
@@ -138,6 +146,33 @@ def array_spacing(spacing_xyz: tuple[float, ...]) -> Spacing:
     x, y = (abs(edge) for edge in spacing_xyz[:PLANE_AXES])
     is_flat = len(spacing_xyz) == PLANE_AXES
     return (FLAT_SPACING_FACTOR * max(x, y) if is_flat else abs(spacing_xyz[PLANE_AXES]), y, x)
+
+
+def require_believable(header: Header, name: str) -> None:
+    """Refuse what no image can be, before memory is reserved for what a header claims.
+
+    Raises:
+        ImageError: It claims no voxels or more than anybody could hold, or has no sensible spacing or place.
+    """
+    if min(header.shape) < 1 or header.values > VALUE_LIMIT:
+        raise ImageError(
+            f"{name} says that it has {header.values} voxels; at most {VALUE_LIMIT} can be read. "
+            "Crop it, or export it again if its header is wrong",
+            file=name,
+        )
+    low, high = SPACING_LIMITS
+    if not all(low <= edge <= high for edge in header.geometry.file_spacing_xyz):
+        raise ImageError(
+            f"{name} has spacing {header.geometry.file_spacing_xyz} mm (x, y, z); each must be a positive "
+            "number of millimetres: correct the header",
+            file=name,
+        )
+    if not np.isfinite((*header.geometry.origin_xyz, *header.geometry.direction)).all():
+        raise ImageError(
+            f"{name} says that its voxels lie at places that are not finite numbers; correct its origin and "
+            "direction (in NIfTI its sform and qform)",
+            file=name,
+        )
 
 
 def disagreement(first: Header, second: Header) -> str | None:

@@ -36,7 +36,7 @@ def turned_by_itk(file: ImageFile, path: Path) -> ImageFile:
         Engine specification A 4.4.
     """
     _require_volume(file.header, path)
-    rows, signs = nearest_axes(_steps(file.header.geometry) / file.header.geometry.file_spacing_xyz)
+    rows, signs = nearest_axes(np.array(file.header.geometry.direction).reshape(3, 3))
     turn = _turn(rows.tolist(), (signs * np.array(RIGHT_FRONT_UP)[rows]).tolist(), file.header.geometry)
     if turn is None:
         return file

@@ -37,7 +37,7 @@ PNG_DEPTH_AT: Final = 24
 """Where the header of a PNG file states them; PNG specification 11.2.1."""
 
 TIFF_ERRORS: Final = (
-    ArithmeticError, AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
+    ArithmeticError, ArithmeticError, AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
     zlib.error,
 )  # fmt: skip
 """What tifffile raises on damaged files and on compressions that need further packages; own measurement."""
@@ -138,7 +138,7 @@ def open_stack(path: Path) -> ImageFile:
         ),
         has_spacing=spacing is not None,
     )
-    return ImageFile(header, lambda: _tiff_voxels(path).reshape(1, *header.shape))
+    return ImageFile(header, lambda: _tiff_voxels(path, shape)[None])
 
 
 def save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
@@ -208,7 +208,7 @@ def _open_tiff_picture(path: Path) -> ImageFile:
     header = Header(shape=(1, *size), channels=channels, stored_type=stored_type, geometry=_flat_geometry())
 
     def load() -> StoredArray:
-        pixels = _tiff_voxels(path)
+        pixels = _tiff_voxels(path, shape)
         return (pixels[None] if color_axis is None else np.moveaxis(pixels, color_axis, 0))[:, None]
 
     return ImageFile(header, load)
@@ -228,8 +228,8 @@ def _tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[np.number], int |
         return shape, stored, series.axes.find("S") if "S" in series.axes else None
 
 
-def _tiff_voxels(path: Path) -> StoredArray:
-    """Decode the first series of a TIFF."""
+def _tiff_voxels(path: Path, shape: tuple[int, ...]) -> StoredArray:
+    """Decode the first series of a TIFF, which must have the shape that its header announced."""
     with _tiff(path) as file:
         try:
             _require_all_strips(file, path)
@@ -240,6 +240,10 @@ def _tiff_voxels(path: Path) -> StoredArray:
                 "or with deflate",
                 file=path.name,
             ) from error
+    if voxels.shape != shape:
+        raise ImageError(
+            f"{path.name} is damaged: its pages are not of one size; export it again", file=path.name
+        )
     return voxels.astype(np.uint8) if voxels.dtype == np.bool_ else voxels
 
 

@@ -20,6 +20,7 @@ from core.io.image import (
     LabelMap,
     StoredArray,
     disagreement,
+    require_believable,
 )
 from core.io.orientation import as_stored
 from core.io.picture import open_picture, open_stack, save_picture, save_stack
@@ -32,13 +33,6 @@ from core.io.volume import (
     save_volume,
 )
 from core.registry import Registry
-
-VALUE_LIMIT: Final = 2**30
-"""Voxels times channels of one file: 4000 slices of 512 x 512, 4 GiB in 32-bit floats. Headers that claim
-more are refused before memory is reserved."""
-
-SPACING_LIMITS: Final = (1e-6, 1e6)
-"""Millimetres. Everything between a nanometre and a kilometre is believed."""
 
 LARGEST_UINT8_LABEL: Final = 254
 """Higher labels are written with 16 bits; Engine specification A 4.1."""
@@ -254,26 +248,7 @@ def _open(path: Path, reader: str) -> ImageFile:
     if not path.is_file():
         raise ImageError(f"{path.name} does not exist", file=path.name)
     file = READERS.get(reader).open(path)
-    header = file.header
-    if min(header.shape) < 1 or header.values > VALUE_LIMIT:
-        raise ImageError(
-            f"{path.name} says that it has {header.values} voxels; at most {VALUE_LIMIT} can be read. "
-            "Crop it, or export it again if its header is wrong",
-            file=path.name,
-        )
-    low, high = SPACING_LIMITS
-    if not all(low <= edge <= high for edge in header.geometry.file_spacing_xyz):
-        raise ImageError(
-            f"{path.name} has spacing {header.geometry.file_spacing_xyz} mm (x, y, z); each must be a positive "
-            "number of millimetres: correct the header",
-            file=path.name,
-        )
-    if not np.isfinite((*header.geometry.origin_xyz, *header.geometry.direction)).all():
-        raise ImageError(
-            f"{path.name} says that its voxels lie at places that are not finite numbers; correct its origin and "
-            "direction (in NIfTI its sform and qform)",
-            file=path.name,
-        )
+    require_believable(file.header, path.name)
     return file
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from core.errors import ImageError
 from core.io.containers import locate_metaimage, locate_nrrd, read_gipl_header
-from core.io.image import Geometry, Header, ImageFile, LabelArray
+from core.io.image import Geometry, Header, ImageFile, LabelArray, require_believable
 from core.io.itk import ask_itk, itk_header, write_by_itk
 from core.io.nifti import affine_of, as_itk_reads, as_nibabel_reads, read_nifti, write_nifti
 from core.io.orientation import turned_by_itk, turned_by_nibabel
@@ -92,4 +92,5 @@ def save_volume(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple
 
 
 def _file(path: Path, header: Header, payload: Payload) -> ImageFile:
+    require_believable(header, path.name)
     return ImageFile(header, lambda: load_voxels(path, header, payload))

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image as Picture
 
 from core.errors import ImageError
-from core.io.readers import VALUE_LIMIT, read_header, read_image, read_labels, reader_for_file
+from core.io.image import VALUE_LIMIT
+from core.io.readers import read_header, read_image, read_labels, reader_for_file
 from tests.factories import Recipe, make_phantom, write_array
 
 FORMATS = {
@@ -306,6 +307,26 @@ def test_a_side_car_without_spacing_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(ImageError, match=r"a\.json must read"):
         read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("ending", "at", "content"),
+    [
+        (".gipl", 10, struct.pack(">f", np.inf)),
+        (".gipl", 204, struct.pack(">d", np.nan)),
+        (".nii", 76 + 4, struct.pack("<f", 0)),
+    ],
+)
+@pytest.mark.parametrize("reader", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_headers_are_checked_before_images_are_turned(
+    tmp_path: Path, ending: str, at: int, content: bytes, reader: str
+) -> None:
+    whole = bytearray(made(tmp_path, ending).read_bytes())
+    whole[at : at + len(content)] = content
+    (tmp_path / f"a{ending}").write_bytes(whole)
+
+    with pytest.raises(ImageError, match=rf"a{ending} .*(spacing|not finite)"):
+        read_header(tmp_path / f"a{ending}", reader)
 
 
 def test_pages_that_form_a_circle_end(tmp_path: Path) -> None:
