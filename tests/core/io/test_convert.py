@@ -844,8 +844,16 @@ def test_the_official_conversion_gives_the_same(tmp_path: Path, target: Path, re
 
     converted(source, target)
 
-    official = _convert_officially(source, tmp_path)
-    _require_same(target, official)
+    _require_same(target, _convert_officially(source, tmp_path))
+
+
+@pytest.mark.skipif(OFFICIAL is None, reason="needs the official package on the PATH")
+def test_the_official_conversion_of_the_older_nnunet_gives_the_same(tmp_path: Path, target: Path) -> None:
+    source = make_older(tmp_path / "Task99_Phantoms", FOUR_AXES, Layout.V1, tests=2)
+
+    converted(source, target)
+
+    _require_same(target, _convert_officially(source, tmp_path, "nnUNetv2_convert_old_nnUNet_dataset"))
 
 
 @pytest.mark.skipif(OFFICIAL is None, reason="needs the official package on the PATH")
@@ -871,13 +879,14 @@ def test_real_images_become_what_the_official_conversion_makes_of_them(tmp_path:
     _require_same(target, _convert_officially(source, tmp_path))
 
 
-def _convert_officially(source: Path, folder: Path) -> Path:
-    """Run the official conversion."""
+def _convert_officially(source: Path, folder: Path, program: str = "nnUNetv2_convert_MSD_dataset") -> Path:
+    """Run an official conversion."""
     roots = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
     for root in roots.values():
         Path(root).mkdir()
+    what = ["-i", str(source), "-np", "1"] if "MSD" in program else [str(source), "Dataset099_Phantoms"]
     subprocess.run(
-        [str(OFFICIAL), "-i", source, "-np", "1"],
+        [Path(str(OFFICIAL)).with_name(program), *what],
         env={**os.environ, **roots},  # noqa: TID251 - the environment of a process that is started
         check=True,
         capture_output=True,
