@@ -45,15 +45,16 @@ from core.domain.model import (
     WEIGHTS_FILE,
     fold_name,
 )
-from core.domain.plan import ConfigurationName, Plan
+from core.domain.plan import ConfigurationName
 from core.domain.progress import Observer
 from core.domain.record import Record, write_json
 from core.domain.report import EvaluationReport
 from core.errors import DatasetError, PlanError, TrainingError
 from worker.archive import ArchiveError
 from worker.observer import CheckpointObserver, Message, PipeObserver
+from worker.preprocessed import preprocessed_here, preprocessing_digest, read_plan
 from worker.raw import conversion_of
-from worker.workspace import Workspace, build_once, link_or_copy, preprocessing_digest
+from worker.workspace import Workspace, case_object, is_readable, link_or_copy
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
@@ -154,7 +155,7 @@ def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer:
         made = pipeline.plan_dataset(raw, _fingerprint(measured), request, files[PLANS_FILE])
     else:
         reused[PLANS_FILE] = payload.plans
-        made = _plan(workspace, payload.plans)
+        made = read_plan(workspace, payload.plans)
     stages = {name: made.configuration(name).previous_stage for name in made.configurations}
     chosen = () if payload.training_id is None else _configurations(stages, payload.configurations)
     result = PlanResult(
@@ -189,35 +190,10 @@ def preprocess(
     """Preprocess every case, unless an earlier job did so with the same plan; the arrays go to the store."""
     if order.preprocessed is not None and _are_stored(workspace, order.preprocessed):
         return _message(order.preprocessed)
-    folder, digest = _preprocessed_here(payload, workspace, observer, threads=threads)
+    folder, digest = preprocessed_here(payload, workspace, observer, threads=threads)
     cases = pipeline.preprocessed_cases(folder)
-    files = {
-        f"{number}/{file.name}": file
-        for number, case_id in enumerate(cases)
-        for file in sorted((folder / case_id).iterdir())
-    }
-    return _message(PreprocessResult(files={}, cases=cases, digest=digest), files)
-
-
-def _preprocessed_here(
-    payload: PreprocessPayload | TrainPayload,
-    workspace: Workspace,
-    observer: Observer,
-    *,
-    threads: int | None,
-) -> tuple[Path, str]:
-    """Return the folder of preprocessed cases, made now if this machine does not have it, and its digest."""
-    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
-    digest = preprocessing_digest(payload.archive, plan_, payload.configuration)
-    folder = workspace.preprocessed(digest)
-    build_once(
-        folder,
-        lambda target: pipeline.preprocess(
-            raw, plan_, payload.configuration, target, observer, workers=threads
-        ),
-        observer,
-    )
-    return folder, digest
+    files = {case_object(number): file for number, file in enumerate(cases.values())}
+    return _message(PreprocessResult(files={}, cases=tuple(cases), digest=digest), files)
 
 
 def train(
@@ -232,13 +208,13 @@ def train(
     Raises:
         CancelledError: The observer asked to stop; the last checkpoint was handed over.
     """
-    raw, plan_ = workspace.raw_dataset(payload.archive, observer), _plan(workspace, payload.plans)
+    raw, plan_ = workspace.raw_dataset(payload.archive, observer), read_plan(workspace, payload.plans)
     model, outbox = workspace.training(order), workspace.outbox(order)
     folder = model / fold_name(payload.fold)
     watched = CheckpointObserver(observer, folder / CHECKPOINT_FILE, outbox, conditions.checkpoint_seconds)
     _begin_where_others_stopped(order, folder, workspace, watched)
-    if order.preprocessed is None:
-        arrays, _ = _preprocessed_here(payload, workspace, observer, threads=conditions.threads)
+    if order.preprocessed is None or not is_readable(order.preprocessed):
+        arrays, _ = preprocessed_here(payload, workspace, observer, threads=conditions.threads)
     else:
         arrays = workspace.fetch_preprocessed(order.preprocessed, observer)
     task = pipeline.TrainOrder(
@@ -306,7 +282,9 @@ def _fetch(workspace: Workspace, stored: Checkpoint, target: Path, observer: Obs
 
 
 def _are_stored(workspace: Workspace, result: PreprocessResult) -> bool:
-    """Whether every array of an earlier job is still in the store."""
+    """Whether every case of an earlier job is still in the store, in the form of this release."""
+    if not is_readable(result):
+        return False
     try:
         for ref in result.files.values():
             workspace.store.path(ref)
@@ -385,11 +363,6 @@ def _message(result: Record, files: Files | None = None) -> Message:
     """Put a result and the files that belong to it into the last message of a child."""
     paths = {name: str(path) for name, path in (files or {}).items()}
     return {"event": "result", "result": result.to_json(), "files": paths}
-
-
-def _plan(workspace: Workspace, ref: ObjectRef) -> Plan:
-    """Read a plan from the store."""
-    return Plan.parse(workspace.store.path(ref).read_text())
 
 
 def _fingerprint(path: Path) -> Fingerprint:

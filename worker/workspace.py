@@ -16,26 +16,16 @@ from uuid import UUID
 from app.jobs import ObjectRef, PreprocessResult, WorkOrder
 from app.storage import LocalStore, StoreError, copy_hashing, flush_folder
 from core.domain.model import CHECKPOINT_FILE
-from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
 from worker.archive import ArchiveLimits, dataset_root
 from worker.raw import RAW_VERSION, build_raw
 
-PREPROCESSING_KEYS = (
-    "spacing",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "resampling_fn_data",
-    "resampling_fn_data_kwargs",
-    "resampling_fn_seg",
-    "resampling_fn_seg_kwargs",
-    "preprocessor_name",
-)
-"""What in a configuration shapes preprocessed arrays; two configurations that agree here share them."""
+CASE_SUFFIX = ".npz"
+"""Of a preprocessed case, as `core.io.case_store` names it."""
 
-PREPROCESSING_VERSION = 1
-"""Raised when preprocessing itself changes its results."""
+PARTIAL_SUFFIX = ".partial"
+"""Of a folder that is being built, or was left by a build that was interrupted."""
 
 LOCK_POLL_SECONDS = 0.1
 """Between two tries to get a lock; a process that waits can still be asked to stop."""
@@ -71,6 +61,12 @@ class Workspace:
         """Return where preprocessed cases of this `preprocessing_digest` belong, there or not."""
         return self.folder / "preprocessed" / digest
 
+    def other_preprocessed(self, digest: str) -> tuple[Path, ...]:
+        """Return all other folders of preprocessed cases on this machine, the newest first."""
+        folders = [path for path in (self.folder / "preprocessed").glob("*") if path.is_dir()]
+        others = [path for path in folders if path.name != digest and path.suffix != PARTIAL_SUFFIX]
+        return tuple(sorted(others, key=lambda path: path.stat().st_mtime, reverse=True))
+
     def fetch_preprocessed(self, result: PreprocessResult, observer: Observer) -> Path:
         """Return the folder of preprocessed cases, fetched now if this machine does not have it.
 
@@ -79,10 +75,9 @@ class Workspace:
             CancelledError: The observer asked to stop.
         """
         target = self.preprocessed(result.digest)
-        names = {str(number): case_id for number, case_id in enumerate(result.cases)}
         files = {
-            f"{names[folder]}/{name}": ref
-            for (folder, _, name), ref in ((path.partition("/"), ref) for path, ref in result.files.items())
+            f"{case_id}{CASE_SUFFIX}": result.files[case_object(number)]
+            for number, case_id in enumerate(result.cases)
         }
         build_once(target, lambda folder: self._fetch(files, folder, observer), observer)
         return target
@@ -186,13 +181,16 @@ class Workspace:
                     raise StoreError(f"the stored object {ref.key} is damaged; restore it from a backup")
 
 
-def build_once(target: Path, build: Callable[[Path], object], observer: Observer) -> None:
+def build_once(
+    target: Path, build: Callable[[Path], object], observer: Observer, *, goes_on: bool = False
+) -> None:
     """Make a folder unless it is there; processes that want the same one wait for each other.
 
     Args:
         target: Appears whole or not at all.
-        build: Fills the empty folder that it is given.
+        build: Fills the folder that it is given; it is empty, unless the build goes on.
         observer: Asked whether to go on waiting.
+        goes_on: Whether the build takes up what an interrupted one left, which therefore stays.
 
     Raises:
         CancelledError: The observer asked to stop while another process was building.
@@ -200,16 +198,18 @@ def build_once(target: Path, build: Callable[[Path], object], observer: Observer
     with locked(target.with_name(target.name + ".lock"), observer):
         if target.is_dir():
             return
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial = target.with_name(target.name + PARTIAL_SUFFIX)
+        if not goes_on:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(exist_ok=goes_on)
         try:
             build(partial)
             _flush(partial)
             partial.rename(target)
             flush_folder(target.parent)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not goes_on:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
@@ -255,18 +255,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def preprocessing_digest(archive: ObjectRef, plan: Plan, name: ConfigurationName) -> str:
-    """Hash all that the preprocessed arrays of a configuration depend on."""
-    values = plan.configuration(name).to_json()
-    content = {
-        "version": PREPROCESSING_VERSION,
-        "archive": archive.sha256,
-        "transpose": plan.transpose_forward,
-        "reader": plan.image_reader_writer,
-        "intensities": {
-            channel: properties.to_json()
-            for channel, properties in plan.foreground_intensity_properties_per_channel.items()
-        },
-        "configuration": {key: values.get(key) for key in PREPROCESSING_KEYS},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def case_object(number: int) -> str:
+    """Name the file of a preprocessed case in the store, by the case's place in the result."""
+    return f"{number}{CASE_SUFFIX}"
+
+
+def is_readable(result: PreprocessResult) -> bool:
+    """Return whether preprocessed cases are stored as this release reads them; the one before used folders."""
+    return set(result.files) == {case_object(number) for number in range(len(result.cases))}

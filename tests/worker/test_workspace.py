@@ -15,9 +15,8 @@ from app.storage import LocalStore, StoreError
 from core.domain.progress import SilentObserver
 from core.errors import CancelledError
 from tests.factories import make_dataset, zip_folder
-from tests.plans import small_plan
 from worker.archive import ArchiveError, ArchiveLimits
-from worker.workspace import Workspace, build_once, locked, preprocessing_digest
+from worker.workspace import Workspace, build_once, locked
 
 LIMITS = ArchiveLimits(files=100, unpacked_bytes=2**30, ratio=200)
 
@@ -179,21 +178,28 @@ def test_an_outbox_is_empty_and_older_claims_go(workspace: Workspace) -> None:
     assert [folder.exists() for folder in old] == [False, True]
 
 
-def test_arrays_are_shared_by_what_shapes_them() -> None:
-    plan, _ = small_plan((1.0, 1.0, 1.0))
-    coarser, _ = small_plan((2.0, 1.0, 1.0))
-    other_name = plan.model_copy(update={"plans_name": "other"})
-    ref = ObjectRef(key="a", sha256="0" * 64, size_bytes=1)
-    other_archive = ref.model_copy(update={"sha256": "1" * 64})
-    name = next(iter(plan.configurations))
+def test_a_build_that_goes_on_finds_what_was_left(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        (folder / "first").write_text("x")
+        raise RuntimeError("no")
 
-    digests = [
-        preprocessing_digest(archive, one, name)
-        for archive, one in ((ref, plan), (ref, other_name), (ref, coarser), (other_archive, plan))
-    ]
+    with pytest.raises(RuntimeError):
+        build_once(tmp_path / "folder", fails, SilentObserver(), goes_on=True)
 
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+    build_once(
+        tmp_path / "folder", lambda folder: (folder / "second").touch(), SilentObserver(), goes_on=True
+    )
+
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["first", "second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.lock"]
+
+
+def test_other_folders_of_preprocessed_cases_are_those_that_are_whole(workspace: Workspace) -> None:
+    for name in ("mine", "other", "half.partial"):
+        (workspace.folder / "preprocessed" / name).mkdir(parents=True)
+    (workspace.folder / "preprocessed" / "mine.lock").touch()
+
+    assert [path.name for path in workspace.other_preprocessed("mine")] == ["other"]
 
 
 def _order(job_id: object) -> WorkOrder:
