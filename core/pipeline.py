@@ -216,7 +216,7 @@ def move_plan(
     from core.planning.move import moved_plan
 
     description = read_description(raw)
-    reader = _reader(raw, description, outside=outside)
+    reader = _reader(raw, description, outside=outside, permissive=True)
     moved = moved_plan(made, dataset_name=dataset_name, plans_name=plans_name, reader=reader)
     checked = checked_plan(json.dumps(moved.to_json()), description)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -482,7 +482,7 @@ def evaluate(
     from core.evaluation.evaluate import evaluate_folder
 
     example = next(iter(sorted(references.glob(f"*{description.file_ending}"))), references)
-    reader = choose_reader(description, example)
+    reader = choose_reader(description, example, permissive=True)
     report = evaluate_folder(predictions, references, description, reader, observer)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, report.to_json(), sort_keys=True)
@@ -516,11 +516,13 @@ class _Quiet:
         """Ignore the epoch."""
 
 
-def _reader(raw: Path, description: DatasetDescription, *, outside: bool = False) -> str:
+def _reader(
+    raw: Path, description: DatasetDescription, *, outside: bool = False, permissive: bool = False
+) -> str:
     """Choose the reader of a dataset by its first image."""
     for case in find_cases(raw, description, outside=outside):
         for path in case.images[:1]:
-            return choose_reader(description, path)
+            return choose_reader(description, path, permissive=permissive)
     raise DatasetError(
         f"the dataset has no training image named CASE_0000{description.file_ending}; add images to imagesTr"
     )

@@ -37,7 +37,7 @@ PNG_DEPTH_AT: Final = 24
 """Where the header of a PNG file states them; PNG specification 11.2.1."""
 
 TIFF_ERRORS: Final = (
-    ArithmeticError, ArithmeticError, AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
+    ArithmeticError, AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
     zlib.error,
 )  # fmt: skip
 """What tifffile raises on damaged files and on compressions that need further packages; own measurement."""
