@@ -22,8 +22,9 @@ TRAINING_CASES = 40
 
 FEWEST_CASES = 2
 
-EPOCHS = 16
-"""Of small volumes such as the hippocampus's, enough to see it learn in minutes."""
+EPOCHS = 32
+"""Of 25 iterations. Own measurement on hippocampi, two processor cores: seven minutes, mean Dice 0.78; with
+half of them 0.66."""
 
 LIMITS = ArchiveLimits(files=20_000, unpacked_bytes=4 * 2**30, ratio=200)
 """Whoever has a larger dataset unpacks it and names its folder."""
