@@ -14,26 +14,25 @@ from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from core.domain.conversion import Manner
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
 from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
-from core.domain.progress import Progress
+from core.domain.progress import Observer, Progress, SilentObserver
 from core.domain.record import describe, parse_json, write_json
 from core.domain.training import EpochRecord, Fold, TrainingSettings
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
 
 GB = 1e9
 
+BOLD_RED = "\x1b[1;31m", "\x1b[0m"
+"""What makes a terminal stress a sentence, and stop to."""
+
 DATASET_FOLDER = re.compile(r"Dataset\d{3,}_.+")
 """Engine specification A 1.1."""
 
-console = Console(stderr=True)
 verbs = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -50,45 +49,38 @@ Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
 
 
-class BarObserver:
-    """Shows progress bars on standard error."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
+class LineObserver(SilentObserver):
+    """Says on standard error when a stage is done; for files and pipes, in which no bar can move."""
 
     def report(self, progress: Progress) -> None:
-        """Move the bar of the stage."""
-        task = self._tasks.get(progress.stage)
-        if task is None:
-            task = self._tasks[progress.stage] = self._bars.add_task(progress.stage, note="")
-        self._bars.update(task, completed=progress.done, total=progress.total, note=progress.note)
+        """Print one line at the end of a stage."""
+        if progress.done == progress.total:
+            print(f"{progress.stage}: {progress.done} of {progress.total}", file=sys.stderr)
 
     def record_epoch(self, epoch: EpochRecord) -> None:
         """Print one line per epoch."""
-        dice = "  ".join(f"{name} {_figure(value)}" for name, value in epoch.pseudo_dice.items())
-        self._bars.console.print(
-            f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {_figure(epoch.validation_loss)}, "
-            f"pseudo Dice {dice}, {epoch.seconds:.1f} s"
-        )
-
-    def stop_requested(self) -> bool:
-        """Ctrl-C stops the command line."""
-        return False
+        print(_epoch_line(epoch), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _observing() -> Iterator[BarObserver]:
-    """Show bars while a verb runs."""
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+def _observing() -> Iterator[Observer]:
+    """Show how far a verb is, with bars if somebody watches."""
+    if not sys.stderr.isatty():
+        yield LineObserver()
+        return
+    from core.bars import shown_bars
+
+    with shown_bars(_epoch_line) as observer:
+        yield observer
+
+
+def _epoch_line(epoch: EpochRecord) -> str:
+    """Put what an epoch measured into one line."""
+    dice = "  ".join(f"{name} {_figure(value)}" for name, value in epoch.pseudo_dice.items())
+    return (
+        f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {_figure(epoch.validation_loss)}, "
+        f"pseudo Dice {dice}, {epoch.seconds:.1f} s"
     )
-    with Bars(*columns, console=console) as bars:
-        yield BarObserver(bars)
 
 
 @verbs.command()
@@ -408,7 +400,8 @@ def _figure(value: float | None) -> str:
 
 def _refuse(sentence: str) -> int:
     """Say what is wrong; return the exit status."""
-    console.print(sentence, style="bold red", markup=False, highlight=False)
+    before, after = BOLD_RED if sys.stderr.isatty() else ("", "")
+    print(f"{before}{sentence}{after}", file=sys.stderr)
     return 1
 
 

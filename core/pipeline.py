@@ -27,14 +27,12 @@ from core.io.cases import (
     find_images,
     read_description,
 )
-from core.io.convert import convert_dataset
-from core.io.layouts import tell_layout
 from core.io.placement import copy_placement
 from core.io.readers import choose_reader, read_image, reader_for_file, write_labels
-from core.io.verification import Verification, verify_dataset
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
+    from core.io.verification import Verification
     from core.planning.planner import PlannerSettings
     from core.preprocessing.dataset import Outcome
 
@@ -102,6 +100,8 @@ def is_older(folder: Path) -> bool:
         DatasetError: It has, but images or labels are missing, or images are named partly in one way and
             partly in another.
     """
+    from core.io.layouts import tell_layout
+
     return tell_layout(folder) in OLDER_LAYOUTS
 
 
@@ -122,10 +122,12 @@ def convert(source: Path, target: Path, observer: Observer, manner: Manner | Non
         CancelledError: The observer asked to stop.
         OSError: A file cannot be read or written.
     """
+    from core.io.convert import convert_dataset
+
     return convert_dataset(source, target, observer, manner)
 
 
-def verify(raw: Path, observer: Observer, *, outside: bool = False) -> Verification:
+def verify(raw: Path, observer: Observer, *, outside: bool = False) -> "Verification":
     """Check a dataset folder: every problem of every case at once.
 
     Args:
@@ -134,6 +136,8 @@ def verify(raw: Path, observer: Observer, *, outside: bool = False) -> Verificat
         outside: Here as in the other verbs, whether dataset.json may list files outside the folder. Never say
             so of a folder that came from elsewhere.
     """
+    from core.io.verification import verify_dataset
+
     return verify_dataset(raw, observer, outside=outside)
 
 
