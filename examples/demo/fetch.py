@@ -62,7 +62,7 @@ def fetch(address: str, md5: str, folder: Path, watch: Watch) -> Path:
 def _download(address: str, target: Path, watch: Watch) -> None:
     """Write what an address sends into a file."""
     name = PurePosixPath(address).name
-    elsewhere = f"download it on another machine, then run: make demo DATASET=path/to/{name}"
+    elsewhere = f"download it on another machine and run: make demo DATASET=path/to/{name}"
     patience = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     try:
         with (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
@@ -650,6 +650,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(deadline=None)  # Every example writes files.
 @given(
     changes=st.dictionaries(
         st.sampled_from(
