@@ -1,18 +1,20 @@
 """The names that a plan may use, as data: so that a plan can be checked where their implementations are not loaded."""
 
+from collections.abc import Mapping
 from typing import Final
 
-READER_NAMES: Final = frozenset(
-    {
-        "NaturalImage2DIO",
-        "NibabelIO",
-        "NibabelIOWithReorient",
-        "SimpleITKIO",
-        "SimpleITKIOWithReorient",
-        "Tiff3DIO",
-    }
-)
-"""Of `core.io.readers.READERS`."""
+_PICTURES: Final = (".png", ".bmp", ".tif", ".tiff")
+_VOLUMES: Final = (".nii", ".nii.gz", ".nrrd", ".mha", ".gipl")
+
+READER_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "NaturalImage2DIO": _PICTURES,
+    "NibabelIO": _VOLUMES,
+    "NibabelIOWithReorient": _VOLUMES,
+    "SimpleITKIO": _VOLUMES,
+    "SimpleITKIOWithReorient": _VOLUMES,
+    "Tiff3DIO": (".tif", ".tiff"),
+}
+"""Of `core.io.readers.READERS`, with the endings of all files that each can read."""
 
 NORMALIZATION_NAMES: Final = frozenset(
     {

@@ -14,7 +14,7 @@ from core.domain.names import (
     NETWORK_NAMES,
     NORM_NAMES,
     NORMALIZATION_NAMES,
-    READER_NAMES,
+    READER_FORMATS,
     RESAMPLING_NAMES,
     last_part,
 )
@@ -33,6 +33,9 @@ from core.errors import PlanError
 
 ALIKE: Final = 0.8
 """How similar an unknown key must be to a known one to be taken for a slip of the pen, from 0 to 1."""
+
+MOST_CONFIGURATIONS: Final = 200
+"""In one plan; each is compared with all that it inherits from."""
 
 CONFIGURATION_KEYS: Final = frozenset({*Configuration.model_fields, "inherits_from", *OLD_KEYS})
 
@@ -70,13 +73,17 @@ def plan_mistakes(
         values: The JSON object.
         description: Of the dataset that it is for, if it is to be compared.
     """
+    configurations = values.get("configurations")
+    if isinstance(configurations, dict) and len(configurations) > MOST_CONFIGURATIONS:
+        message = f"there are {len(configurations)}; at most {MOST_CONFIGURATIONS} are taken: leave some out"
+        return [PlanMistake("configurations", message)]
     mistakes = [*_slips("", values, Plan.model_fields), *form_mistakes(values)]
     wrong_entries = {mistake.where.partition(".")[0] for mistake in mistakes}
     if not wrong_entries & {"transpose_forward", "transpose_backward"}:
         mistakes += _transposition_mistakes(values["transpose_forward"], values["transpose_backward"])
     if "image_reader_writer" not in wrong_entries:
-        mistakes += _unknown("image_reader_writer", [values["image_reader_writer"]], READER_NAMES, "reader")
-    configurations = values.get("configurations")
+        mistakes += _unknown("image_reader_writer", [values["image_reader_writer"]], READER_FORMATS, "reader")
+        mistakes += _format_mistakes(values["image_reader_writer"], description)
     if not isinstance(configurations, dict):
         return mistakes
     for name, entries in configurations.items():
@@ -126,6 +133,19 @@ def _unknown(place: str, names: Iterable[str], known: Iterable[str], noun: str) 
             )
 
 
+def _format_mistakes(reader: str, description: DatasetDescription | None) -> Iterator[PlanMistake]:
+    """Report a reader that cannot read the dataset's files."""
+    formats = READER_FORMATS.get(reader)
+    if description is None or formats is None or description.file_ending.lower() in formats:
+        return
+    fitting = [name for name, endings in READER_FORMATS.items() if description.file_ending.lower() in endings]
+    yield PlanMistake(
+        "image_reader_writer",
+        f"{reader} does not read {description.file_ending} files, as the dataset has; write one of: "
+        f"{', '.join(fitting)}",
+    )
+
+
 def _contradictions(
     values: Mapping[str, Any], name: str | None, description: DatasetDescription | None
 ) -> list[PlanMistake]:
@@ -144,7 +164,7 @@ def _contradictions(
         *_grid_mistakes(chosen),
         *_channel_mistakes(chosen, values, description),
         *_resampling_mistakes(chosen),
-        *_stage_mistakes(chosen, whole, name),
+        *_stage_mistakes(values["configurations"][name], whole, name),
         *_network_mistakes(chosen),
     ]
     if chosen.preprocessor_name != "DefaultPreprocessor":
@@ -218,15 +238,11 @@ def _resampling_mistakes(chosen: Configuration) -> Iterator[PlanMistake]:
                     yield PlanMistake(f"{key}_kwargs.{where}", message)
 
 
-def _stage_mistakes(chosen: Configuration, plan: Plan, name: str) -> Iterator[PlanMistake]:
-    """Report stages of a cascade that do not exist."""
-    after = chosen.next_stage or ()
-    others: dict[str, tuple[str, ...]] = {
-        "previous_stage": (chosen.previous_stage,) if chosen.previous_stage else ()
-    }
-    others["next_stage"] = (after,) if isinstance(after, str) else after
-    for key, stages in others.items():
-        for stage in stages:
+def _stage_mistakes(own: Mapping[str, Any], plan: Plan, name: str) -> Iterator[PlanMistake]:
+    """Report stages of a cascade that do not exist, among a configuration's own entries."""
+    for key in ("previous_stage", "next_stage"):
+        stages = own.get(key) or ()
+        for stage in (stages,) if isinstance(stages, str) else stages:
             if stage not in plan.configurations or stage == name:
                 yield PlanMistake(key, f"there is no other configuration {stage!r}")
 

@@ -20,6 +20,7 @@ from core.planning.spacing import (
     IDENTITY,
     coarsened,
     median_resampled_shape,
+    median_shape,
     median_spacing,
     slices_first,
     target_spacing,
@@ -32,6 +33,12 @@ LOW_RESOLUTION_SHARE = 0.25
 
 LOW_RESOLUTION_GAIN = 2.0
 """How many times fewer voxels the low resolution must have to be worth a configuration."""
+
+FEWEST_VOXELS = 2
+"""Along an axis that has more than one, after resampling to a spacing that the user chose."""
+
+MOST_VOXELS = 2**36
+"""Of the median image at a spacing that the user chose: 275 GB in 32-bit floats."""
 
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -107,6 +114,8 @@ def plan_experiments(
     framework = _framework(fingerprint, description, settings, preset)
     spacings, shapes = fingerprint.spacings, fingerprint.shapes_after_crop
     target = settings.target_spacing or target_spacing(spacings, shapes)
+    if settings.target_spacing is not None:
+        _require_sensible(target, fingerprint)
     axes = IDENTITY if settings.suppress_transpose else slices_first(target)
     return Plan(
         dataset_name=settings.dataset_name,
@@ -143,6 +152,21 @@ def _require_plannable(fingerprint: Fingerprint, description: DatasetDescription
                 "mend its header and extract the fingerprint again",
                 number=number,
             )
+
+
+def _require_sensible(target: Spacing, fingerprint: Fingerprint) -> None:
+    """Refuse a target spacing of the user's that leaves nothing of the images, or more than anybody can store."""
+    before = median_shape(fingerprint.shapes_after_crop)
+    median = median_spacing(fingerprint.spacings)
+    after = [edge / wanted * count for edge, wanted, count in zip(median, target, before, strict=True)]
+    lost = any(count > 1 and left < FEWEST_VOXELS for count, left in zip(before, after, strict=True))
+    if lost or prod(after) > MOST_VOXELS:
+        shape = " x ".join(f"{count:.3g}" for count in after)
+        raise PlanningError(
+            f"with the target spacing {list(target)} mm (z, y, x) the median image would have {shape} voxels; the "
+            f"training cases have {list(median)} mm: choose something near it",
+            target_spacing=list(target),
+        )
 
 
 def _framework(

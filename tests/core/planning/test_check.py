@@ -148,6 +148,34 @@ def test_another_number_of_channels_is_named() -> None:
         checked_plan(json.dumps(made.to_json()), BRATS[1])
 
 
+def test_a_cascade_may_inherit_from_its_first_stage() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values)["next_stage"] = "second"
+    values["configurations"]["second"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_fullres"}
+
+    assert plan_mistakes(values) == []
+
+
+def test_a_reader_that_cannot_read_the_dataset_is_named() -> None:
+    values = plan(HIPPOCAMPUS).to_json() | {"image_reader_writer": "NaturalImage2DIO"}
+
+    (mistake,) = plan_mistakes(values, HIPPOCAMPUS[1])
+
+    assert mistake.where == "image_reader_writer"
+    assert "does not read .nii.gz files" in mistake.message
+    assert "SimpleITKIO" in mistake.message
+
+
+def test_a_plan_of_endless_heirs_is_refused_at_once() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    heirs = {f"heir{number}": {"inherits_from": f"heir{number - 1}"} for number in range(1, 5000)}
+    values["configurations"] |= {"heir0": {"inherits_from": "3d_fullres"}} | heirs
+
+    (mistake,) = plan_mistakes(values)
+
+    assert "at most 200" in mistake.message
+
+
 def test_the_names_are_those_of_the_registries() -> None:
     from core.io.readers import READERS
     from core.network.blocks import ACTIVATIONS, CONVOLUTIONS, NORMS
@@ -155,7 +183,9 @@ def test_the_names_are_those_of_the_registries() -> None:
     from core.preprocessing.normalize import NORMALIZATIONS
     from core.preprocessing.resample import RESAMPLINGS
 
-    assert set(READERS) == names.READER_NAMES
+    assert {name: set(READERS.get(name).formats) for name in READERS} == {
+        name: set(formats) for name, formats in names.READER_FORMATS.items()
+    }
     assert set(NORMALIZATIONS) == names.NORMALIZATION_NAMES
     assert set(RESAMPLINGS) == names.RESAMPLING_NAMES
     assert set(ARCHITECTURES) == names.NETWORK_NAMES

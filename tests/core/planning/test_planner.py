@@ -319,3 +319,16 @@ def test_a_thin_axis_keeps_one_voxel_at_low_resolution() -> None:
     low = plan(dataset).configuration("3d_lowres")
 
     assert low.median_image_size_in_voxels[0] == 1
+
+
+@pytest.mark.parametrize(
+    "target", [(1e-9, 1.0, 1e4), (1e-300, 1.0, 1.0), (1e4, 1e4, 1e4), (1e6, 1e-6, 1.0), (1e-6, 1e-6, 1e-6)]
+)
+@pytest.mark.parametrize("dataset", [HIPPOCAMPUS, ACDC, LIVER, BRATS])
+def test_a_target_spacing_that_leaves_nothing_is_refused(dataset: Any, target: Spacing) -> None:
+    with pytest.raises(PlanningError, match="the median image would have"):
+        plan(dataset, target_spacing=target)
+
+
+def test_a_coarse_target_spacing_is_taken() -> None:
+    assert plan(HIPPOCAMPUS, target_spacing=(5.0, 5.0, 5.0)).configuration("2d").patch_size == (10, 7)
