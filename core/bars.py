@@ -22,6 +22,7 @@ class BarObserver(SilentObserver):
         """Move the bar of the stage."""
         task = self._tasks.get(progress.stage)
         if task is None:
+            self._bars.start()  # Not before: a thread moves them, and preprocessing forks before it reports.
             task = self._tasks[progress.stage] = self._bars.add_task(progress.stage, note="")
         self._bars.update(task, completed=progress.done, total=progress.total, note=progress.note)
 
@@ -44,5 +45,8 @@ def shown_bars(epoch_line: Callable[[EpochRecord], str]) -> Iterator[BarObserver
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    bars = Bars(*columns, console=Console(stderr=True))
+    try:
         yield BarObserver(bars, epoch_line)
+    finally:
+        bars.stop()

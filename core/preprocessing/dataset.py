@@ -1,12 +1,14 @@
 """All cases of a dataset → a store: what did not change is kept, what another store has is taken, the rest is made."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from core.crew import Crew, LostWorkerError, worked_on
 from core.domain.dataset import CaseId
 from core.domain.geometry import permuted, resampled_shape, voxel_count
 from core.domain.labels import LabelSet
@@ -16,7 +18,6 @@ from core.errors import CancelledError, DatasetError, DomainError, ImageError
 from core.io.case_store import CaseStore
 from core.io.cases import CaseFiles
 from core.io.readers import read_header, read_image, read_labels
-from core.preprocessing.budget import Budget
 from core.preprocessing.normalize import NORMALIZATIONS
 from core.preprocessing.pipeline import preprocess_case
 from core.preprocessing.recipe import case_digest, recipe_digest
@@ -29,8 +30,6 @@ NAMED_FAILURES: Final = 20
 
 BASE_BYTES: Final = 32 * 2**20
 """What a case takes however small it is: code, operators, buffers."""
-
-MIB: Final = 2**20
 
 Fate = Literal["made", "kept", "taken"]
 """What became of a case: preprocessed now, found in the store, found in another one."""
@@ -80,7 +79,15 @@ class _Work:
     store: CaseStore
     made_elsewhere: Mapping[str, Path]
     """Files of other stores by the digest of their case."""
-    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is known of a case before it is preprocessed."""
+
+    fate: Fate | None
+    """None where it must be made."""
+    needed_bytes: int = 0
 
 
 def preprocess_dataset(
@@ -95,8 +102,8 @@ def preprocess_dataset(
         cases: All of the dataset.
         recipe: How they are preprocessed.
         store: Gets them; cases that the dataset does not have any more are removed from it.
-        means: Threads, memory and other stores.
-        observer: Told of every case, and asked after each whether to stop.
+        means: Workers, memory and other stores.
+        observer: Told of every case, and asked now and then whether to stop.
 
     Raises:
         PlanError: The plan contradicts itself, whatever the case.
@@ -107,35 +114,56 @@ def preprocess_dataset(
     """
     _require_known_names(recipe.configuration)
     digest = recipe_digest(recipe.plan, recipe.configuration, recipe.labels)
-    work = _Work(recipe, digest, store, _by_digest(means.other_stores), Budget(means.memory_bytes))
+    work = _Work(recipe, digest, store, _by_digest(means.other_stores))
+    progress = _Count(len(cases), observer)
     fates: Counter[Fate] = Counter()
     failures: dict[CaseId, DomainError] = {}
-    with ThreadPoolExecutor(means.workers, thread_name_prefix=STAGE) as pool:
-        futures = {
-            pool.submit(_settle, case, work): case for case in sorted(cases, key=_file_bytes, reverse=True)
-        }
-        try:
-            for done, future in enumerate(as_completed(futures)):
-                fate = _outcome_of(future, futures[future])
-                if isinstance(fate, DomainError):
-                    failures[futures[future].case_id] = fate
+    try:
+        to_make: dict[CaseFiles, int] = {}
+        with closing(_looks(cases, work, means)) as looks:
+            for case, look in looks:
+                if isinstance(look, DomainError):
+                    failures[case.case_id] = look
+                elif look.fate is None:
+                    to_make[case] = look.needed_bytes
+                    continue
                 else:
-                    fates[fate] += 1
-                observer.report(Progress(stage=STAGE, done=done + 1, total=len(cases)))
-                if done + 1 < len(cases) and observer.stop_requested():
-                    raise CancelledError(f"{STAGE} stopped after {done + 1} of {len(cases)} cases")
-        except OSError as error:
-            raise DatasetError(
-                f"preprocessed cases cannot be written to {store.folder}: {error.strerror or error}; make room, or "
-                "name another folder"
-            ) from error
-        finally:
-            work.budget.close()
-            pool.shutdown(cancel_futures=True)
+                    fates[look.fate] += 1
+                progress.add_one()
+        with closing(_made(to_make, work, means)) as results:
+            for case, made in results:
+                if isinstance(made, DomainError):
+                    failures[case.case_id] = made
+                else:
+                    fates["made"] += 1
+                progress.add_one()
+    except OSError as error:
+        raise DatasetError(
+            f"preprocessed cases cannot be written to {store.folder}: {error.strerror or error}; make room, or "
+            "name another folder"
+        ) from error
     removed = _remove_others(store, {case.case_id for case in cases})
     if failures:
         raise _failure(failures, len(cases))
     return Outcome(fates["made"], fates["kept"], fates["taken"], removed)
+
+
+class _Count:
+    """Counts cases aloud, and passes on the wish to stop."""
+
+    def __init__(self, total: int, observer: Observer) -> None:
+        self._done, self._total, self._observer = 0, total, observer
+
+    def add_one(self) -> None:
+        """One more case is done with.
+
+        Raises:
+            CancelledError: The observer asks to stop, and there are more cases.
+        """
+        self._done += 1
+        self._observer.report(Progress(stage=STAGE, done=self._done, total=self._total))
+        if self._done < self._total and self._observer.stop_requested():
+            raise CancelledError(f"{STAGE} stopped after {self._done} of {self._total} cases")
 
 
 def needed_bytes(case: CaseFiles, recipe: Recipe) -> int:
@@ -185,30 +213,63 @@ def _by_digest(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _file_bytes(case: CaseFiles) -> int:
-    """Return how large the files of a case are, as far as they exist."""
-    return sum(path.stat().st_size for path in case.images if path.is_file())
+def _looks(
+    cases: Sequence[CaseFiles], work: _Work, means: Means
+) -> Generator[tuple[CaseFiles, _Look | DomainError], None, None]:
+    """Look at every case: files are read only where there is something to compare them with."""
+    is_fresh = not work.made_elsewhere and not work.store.case_ids
+    crew = Crew(1 if is_fresh else means.workers)
+    with closing(worked_on(partial(_look, work=work, is_fresh=is_fresh), cases, crew)) as results:
+        for finished in results:
+            case = cases[finished.index]
+            yield case, finished.result or _reason(finished.error, case)
 
 
-def _settle(case: CaseFiles, work: _Work) -> Fate:
-    """Keep a case, take it from elsewhere or make it."""
-    digest = _digest(case, work.digest)
-    if work.store.digest(case.case_id) == digest:
-        return "kept"
-    if digest in work.made_elsewhere:
-        work.store.adopt(case.case_id, work.made_elsewhere[digest])
-        return "taken"
+def _look(case: CaseFiles, *, work: _Work, is_fresh: bool) -> _Look:
+    """Keep a case or take it from elsewhere, if that is right."""
+    if not is_fresh:
+        digest = _digest(case, work.digest)
+        if work.store.digest(case.case_id) == digest:
+            return _Look("kept")
+        if digest in work.made_elsewhere:
+            work.store.adopt(case.case_id, work.made_elsewhere[digest])
+            return _Look("taken")
+    return _Look(None, needed_bytes(case, work.recipe))
+
+
+def _made(
+    to_make: Mapping[CaseFiles, int], work: _Work, means: Means
+) -> Generator[tuple[CaseFiles, bool | DomainError], None, None]:
+    """Make cases, the largest first."""
+    cases = sorted(to_make, key=lambda case: to_make[case], reverse=True)
+    crew = Crew(means.workers, means.memory_bytes)
+    needed = [to_make[case] for case in cases]
+    try:
+        with closing(worked_on(partial(_make, work=work), cases, crew, needed)) as results:
+            for finished in results:
+                case = cases[finished.index]
+                yield case, finished.result or _reason(finished.error, case)
+    except LostWorkerError as error:
+        names = ", ".join(cases[index].case_id for index in error.indices)
+        raise DatasetError(
+            f"a process was killed while it worked on {names}, probably because the machine ran out of memory; "
+            "allow less memory or fewer workers, or close other programs"
+        ) from error
+
+
+def _make(case: CaseFiles, *, work: _Work) -> bool:
+    """Preprocess a case and store it."""
     recipe, reader = work.recipe, work.recipe.plan.image_reader_writer
-    with work.budget.holding(needed_bytes(case, recipe)):
-        made = preprocess_case(
-            read_image(case.images, reader),
-            None if case.label is None else read_labels(case.label, reader).labels_zyx,
-            recipe.plan,
-            recipe.configuration,
-            recipe.labels,
-        )
-        work.store.save(case.case_id, made, digest)
-    return "made"
+    digest = _digest(case, work.digest)
+    made = preprocess_case(
+        read_image(case.images, reader),
+        None if case.label is None else read_labels(case.label, reader).labels_zyx,
+        recipe.plan,
+        recipe.configuration,
+        recipe.labels,
+    )
+    work.store.save(case.case_id, made, digest)
+    return True
 
 
 def _digest(case: CaseFiles, recipe: str) -> str:
@@ -227,15 +288,13 @@ def _digest(case: CaseFiles, recipe: str) -> str:
         ) from error
 
 
-def _outcome_of(future: "Future[Fate]", case: CaseFiles) -> Fate | DomainError:
-    """Return what became of a case, or why it failed.
+def _reason(error: Exception | None, case: CaseFiles) -> DomainError:
+    """Return why a case failed.
 
     Raises:
-        CancelledError: Somebody asked to stop.
         PlanError: The plan is at fault, not the case.
         OSError: The store cannot be written.
     """
-    error = future.exception()
     if isinstance(error, MemoryError):
         return ImageError(
             f"{case.case_id} does not fit into the memory of this machine; crop it, resample it to a coarser grid, "
@@ -244,7 +303,7 @@ def _outcome_of(future: "Future[Fate]", case: CaseFiles) -> Fate | DomainError:
         )
     if isinstance(error, ImageError | DatasetError):
         return error
-    return future.result()
+    raise error or AssertionError("work that raises nothing returns something")
 
 
 def _failure(failures: Mapping[CaseId, DomainError], total: int) -> DomainError:

@@ -1,76 +1,12 @@
-"""Memory: what there is, and that nobody takes what others hold."""
+"""How much memory a machine or a container says that it has."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event, Lock
 
 import pytest
 
-from core.errors import CancelledError
-from core.preprocessing.budget import Budget, available_bytes
+from core.preprocessing.budget import available_bytes
 
 MIB = 2**20
-
-
-def test_those_who_fit_together_work_at_once() -> None:
-    budget, together = Budget(100), Barrier(3)
-
-    def work(needed: int) -> None:
-        with budget.holding(needed):
-            together.wait(10)
-
-    with ThreadPoolExecutor(3) as pool:
-        for done in [pool.submit(work, needed) for needed in (50, 30, 20)]:
-            done.result()
-
-
-def test_those_who_do_not_fit_wait() -> None:
-    budget, lock = Budget(100), Lock()
-    held, most = 0, 0
-
-    def work(needed: int) -> None:
-        nonlocal held, most
-        with budget.holding(needed):
-            with lock:
-                held += needed
-                most = max(most, held)
-            with lock:
-                held -= needed
-
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(work, needed) for needed in (60, 50, 40, 10, 70, 30) * 50]:
-            done.result()
-
-    assert most <= 100
-
-
-def test_one_who_needs_more_than_there_is_works_alone() -> None:
-    budget, inside, may_end = Budget(100), Event(), Event()
-
-    def small() -> bool:
-        with budget.holding(1):
-            return may_end.is_set()
-
-    with ThreadPoolExecutor(1) as pool, budget.holding(1000):
-        other = pool.submit(small)
-        inside.wait(0.05)
-        may_end.set()
-
-    assert other.result()
-
-
-def test_those_who_wait_are_sent_away_when_it_is_closed() -> None:
-    budget = Budget(100)
-
-    def work() -> None:
-        with budget.holding(80):
-            pass
-
-    with ThreadPoolExecutor(1) as pool, budget.holding(80):
-        waiting = pool.submit(work)
-        budget.close()
-        with pytest.raises(CancelledError):
-            waiting.result()
 
 
 def test_the_machine_says_what_is_available(tmp_path: Path) -> None:
