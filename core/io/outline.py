@@ -1,7 +1,7 @@
 """A verification as lines for a terminal: classes by frequency, problems and notes, those of equal form together."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -22,6 +22,7 @@ def outline(found: Verification) -> Iterator[str]:
     yield from _class_lines(found.classes, len(found.cases))
     yield from _lines(found.notes, "note, ")
     yield from _lines(found.problems, "")
+    yield from _counts(found)
 
 
 def _class_lines(classes: Sequence[ClassFrequency], cases: int) -> Iterator[str]:
@@ -50,6 +51,14 @@ def _lines(problems: Sequence[DatasetProblem], mark: str) -> Iterator[str]:
         rest = [one.case or "dataset" for one in alike[SHOWN_ALIKE:]]
         if rest:
             yield f"{len(rest)} more: {mark}{alike[0].kind}: likewise {some(rest)}"
+
+
+def _counts(found: Verification) -> Iterator[str]:
+    """Yield how many there are of each kind, where they are too many to count."""
+    for what, problems in (("notes", found.notes), ("problems", found.problems)):
+        if len(problems) > SHOWN_ALIKE:
+            kinds = Counter(one.kind for one in problems).most_common()
+            yield f"{what}: {', '.join(f'{count} {kind}' for kind, count in kinds)}; --json-report has each"
 
 
 def _form(one: DatasetProblem) -> str:

@@ -60,7 +60,7 @@ READING_THREADS: Final = 4
 """More do not help a single disk."""
 
 READING_BYTES: Final = 2 * 2**30
-"""What the cases that are read at the same time may take together: three of 512 x 512 x 400 voxels."""
+"""What the cases that are read at the same time may take together: two of 512 x 512 x 400 voxels."""
 
 
 class CaseSummary(Record):

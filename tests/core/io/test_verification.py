@@ -389,3 +389,48 @@ def test_two_hundred_real_cases_have_no_problem() -> None:
 
     assert found.problems == ()
     assert len(found.cases) == 200
+
+
+def test_classes_are_counted_by_case_and_voxel(tmp_path: Path) -> None:
+    recipe = Recipe(cases=5, labels={"background": 0, "whole": [1, 2], "core": 2}, region_order=[1, 2])
+    make_dataset(tmp_path, recipe)
+    extra = make_phantom(recipe, 0).labels_zyx.copy()
+    extra[0, 0, :3] = 9
+    write_array(extra.astype(np.uint8), tmp_path / "labelsTr" / f"{case_name(0)}.nii.gz", recipe)
+
+    classes = {one.label: one for one in verified(tmp_path).classes}
+
+    drawn = [make_phantom(recipe, number).labels_zyx for number in range(5)]
+    assert classes[1].voxels == sum(int((labels_zyx == 1).sum()) for labels_zyx in drawn)
+    assert (classes[1].names, classes[1].cases) == (("whole",), 5)
+    assert classes[2].names == ("whole", "core")
+    assert (classes[9].names, classes[9].cases, classes[9].voxels) == ((), 1, 3)
+
+
+def test_a_declared_label_that_never_occurs_is_counted_as_nothing(tmp_path: Path) -> None:
+    make_dataset(tmp_path)
+    edit(tmp_path, labels={"background": 0, "left": 1, "right": 2, "never": 3})
+
+    (never,) = (one for one in verified(tmp_path).classes if one.label == 3)
+
+    assert (never.cases, never.voxels) == (0, 0)
+
+
+def test_test_images_are_summarized_apart(tmp_path: Path) -> None:
+    make_dataset(tmp_path, Recipe(cases=5), held_out=2)
+
+    found = verified(tmp_path)
+
+    assert found.problems == ()
+    assert [case.case_id for case in found.test_cases] == [case_name(5), case_name(6)]
+    assert len(found.cases) == 5
+
+
+def test_one_odd_image_does_not_decide_how_all_are_read(tmp_path: Path) -> None:
+    make_dataset(tmp_path, Recipe(cases=5, ending=".tif"))
+    write_array(np.zeros((1, 30, 31), np.uint8), tmp_path / "imagesTr" / f"{case_name(0)}_0000.tif")
+
+    found = verified(tmp_path)
+
+    assert found.reader == "Tiff3DIO"
+    assert {problem.case for problem in found.problems} == {case_name(0)}
