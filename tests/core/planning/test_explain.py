@@ -16,8 +16,8 @@ Dataset = tuple[Fingerprint, DatasetDescription]
 
 def reasons(made: Plan, dataset: Dataset | None = None, **choices: Any) -> dict[tuple[str | None, str], str]:
     """Return the sentences by configuration and topic."""
-    known = {} if dataset is None else {"fingerprint": dataset[0], "description": dataset[1]}
-    found = explain(made, **known, **choices)
+    fingerprint, description = dataset or (None, None)
+    found = explain(made, fingerprint=fingerprint, description=description, **choices)
     return {(one.configuration, one.topic): one.reason for one in found.decisions}
 
 
