@@ -34,7 +34,9 @@ def test_inheritance_goes_through_several_generations() -> None:
         "c": {"inherits_from": "b"},
     }
 
-    assert with_inherited(entries | {"d": {"inherits_from": "c", "z": 3}}, "d") == {"x": 1, "y": 2, "z": 3}
+    entries["d"] = {"inherits_from": "c", "z": 3}
+
+    assert with_inherited(entries, "d") == {"x": 1, "y": 2, "z": 3}
 
 
 def test_nested_entries_are_replaced_not_merged() -> None:
