@@ -40,7 +40,7 @@ verbs = typer.Typer(
     help="Analyse a dataset, plan, preprocess, train, predict and evaluate, without the service.",
 )
 
-Raw = Annotated[Path, typer.Option(help="Dataset folder: dataset.json, imagesTr, labelsTr.")]
+Raw = Annotated[Path, typer.Option(help="Dataset folder: dataset.json, imagesTr, labelsTr.", readable=False)]
 Out = Annotated[Path, typer.Option(help="Where the result goes.")]
 Plans = Annotated[Path, typer.Option(help="plans.json")]
 Configuration = Annotated[str, typer.Option(help="2d, 3d_fullres, or another one of the plans.")]

@@ -57,19 +57,30 @@ def read_description(raw: Path) -> DatasetDescription:
     return DatasetDescription.parse(description_text(raw))
 
 
-def description_text(raw: Path) -> bytes:
-    """Return the text of dataset.json.
+def require_folder(raw: Path) -> None:
+    """Make sure that there is a dataset folder to look into.
 
     Raises:
-        DatasetError: It is absent, too long or cannot be opened.
+        DatasetError: There is none, or it may not be opened.
     """
-    path = raw / DESCRIPTION_FILE
     if not raw.is_dir():
         kind = "is no folder" if raw.exists() else "does not exist"
         raise DatasetError(
             f"{raw} {kind}; give the folder of a dataset, which holds {DESCRIPTION_FILE}, {IMAGES_FOLDER} and "
             f"{LABELS_FOLDER}"
         )
+    if not os.access(raw, os.R_OK | os.X_OK):
+        raise DatasetError(f"{raw} may not be opened; check its permissions")
+
+
+def description_text(raw: Path) -> bytes:
+    """Return the text of dataset.json.
+
+    Raises:
+        DatasetError: It is absent, too long or cannot be opened.
+    """
+    require_folder(raw)
+    path = raw / DESCRIPTION_FILE
     if not path.is_file():
         inside = [entry.parent.name for entry in sorted(raw.glob(f"*/{DESCRIPTION_FILE}"))]
         hint = (

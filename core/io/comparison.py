@@ -228,7 +228,7 @@ def _mixtures(findings: Sequence[Findings]) -> Iterator[DatasetProblem]:
         parts = "; ".join(f"{code}: {counted(len(group), 'case')} ({some(group)})" for code, group in by_size)
         message = (
             f"images are stored in different orientations, which training does not undo ({parts}); reorient them, "
-            'or set "overwrite_image_reader_writer" to a reader that does'
+            'or set "overwrite_image_reader_writer" to SimpleITKIOWithReorient'
         )
         yield problem(None, "mixed-orientation", message)
 

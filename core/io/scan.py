@@ -87,9 +87,10 @@ def scan_labels(folder: Path, ending: str) -> Scan:
 
 def endings_in(folder: Path) -> Counter[str]:
     """Count the files of a folder by the endings that can be read, as they are written."""
-    if not folder.is_dir():
+    try:
+        names = [path.name for path in folder.iterdir() if not _is_hidden(path)]
+    except OSError:  # It is missing or closed, which listing its cases tells.
         return Counter()
-    names = [path.name for path in folder.iterdir() if not _is_hidden(path)]
     return Counter(name[-len(ending) :] for name in names if (ending := _known_ending(name)))
 
 
@@ -111,16 +112,19 @@ class _Entries:
     def of(cls, folder: Path, ending: str) -> "_Entries":
         """Sort the entries of a folder."""
         try:
-            paths = sorted(path for path in folder.iterdir() if not _is_hidden(path))
+            return cls._sorted(folder, ending)
         except OSError as error:
             message = f"{folder.name} cannot be listed ({error.strerror}); check its permissions"
             return cls((), (invalid_dataset(message),), ())
+
+    @classmethod
+    def _sorted(cls, folder: Path, ending: str) -> "_Entries":
+        """Sort the entries of a folder that can be listed."""
         named: list[Path] = []
         problems: list[DatasetProblem] = []
         foreign: dict[str, list[str]] = defaultdict(list)
         stray: list[str] = []
-        for path in paths:
-            family = None
+        for path in sorted(path for path in folder.iterdir() if not _is_hidden(path)):
             if _is_unprintable(path.name):
                 problems.append(_unprintable(path))
             elif not path.is_file():

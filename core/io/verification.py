@@ -34,6 +34,7 @@ from core.io.cases import (
     listed_cases,
     map_cases,
     missing_folders,
+    require_folder,
 )
 from core.io.checks import Memory, problem, some
 from core.io.comparison import (
@@ -107,7 +108,7 @@ def verify_dataset(
         outside: Whether dataset.json may list files outside the folder; see `core.io.cases.find_cases`.
 
     Raises:
-        DatasetError: There is no such folder.
+        DatasetError: There is no such folder, or it may not be opened.
         CancelledError: The observer asked to stop.
 
     Source:
@@ -162,8 +163,7 @@ def verify_dataset(
 
 def _draft(raw: Path) -> Draft:
     """Read dataset.json as far as it can be used."""
-    if not raw.is_dir():
-        description_text(raw)  # Says what is wrong.
+    require_folder(raw)
     try:
         return read_draft(description_text(raw))
     except DatasetError as error:

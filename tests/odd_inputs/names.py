@@ -216,6 +216,18 @@ def forbidden(raw: Path) -> None:
     image(raw).chmod(0)
 
 
+@odd("folder of labels that may not be listed", "invalid-dataset", "missing-label", names="labelsTr", says="permissions",
+     unless_root=True)  # fmt: skip
+def closed_folder(raw: Path) -> None:
+    (raw / "labelsTr").chmod(0)
+
+
+@odd("folder of images that may not be entered", "invalid-dataset", "no-cases", "missing-image", names="imagesTr",
+     says="permissions", unless_root=True)  # fmt: skip
+def locked_folder(raw: Path) -> None:
+    (raw / "imagesTr").chmod(0o444)
+
+
 @odd("image that the disk cannot give back", "unreadable-image", names=IMAGE, says="cannot be opened")
 def disk_error(raw: Path) -> None:
     path = image(raw)

@@ -16,6 +16,12 @@ def orientation(raw: Path) -> None:
     write_case(raw, "Tr", FIRST, make_phantom(VOLUME), turned)
 
 
+@fine("one image stored in another orientation, and a reader that turns it")
+def turned_back(raw: Path) -> None:
+    orientation(raw)
+    edit(raw, overwrite_image_reader_writer="SimpleITKIOWithReorient")
+
+
 @odd("one image ten times coarser", "spacing-outlier", names=FIRST, says="10 x 10 x 10 mm")
 def spacing(raw: Path) -> None:
     write_case(raw, "Tr", FIRST, make_phantom(VOLUME), replace(VOLUME, spacing=(10.0, 10.0, 10.0)))
