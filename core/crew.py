@@ -6,12 +6,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from math import inf
+from typing import Any, Final, Generic, TypeVar, cast
 
 from threadpoolctl import threadpool_limits
 
@@ -23,9 +25,6 @@ MOST_IN_A_PARCEL: Final = 16
 
 PARCELS_PER_WORKER: Final = 8
 """At least so many for each, so that nobody is left without work while another has a lot."""
-
-PARCEL_BYTES: Final = 2**29
-"""Things that need more memory than this together are handed over one by one."""
 
 PARENT_DEATH_SIGNAL: Final = 1
 """Option of prctl(2), Linux: send this signal when the parent ends."""
@@ -64,15 +63,26 @@ class LostWorkerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Parcel:
-    """Things that are handed over together."""
+    """Things that are handed over together, and worked on one after the other."""
 
     indices: tuple[int, ...]
+    needed_bytes: int = 0
+    """0 where each of them is content with its worker's share of the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Postponed:
+    """A thing that needs more than a worker's share; it is worked on later, when there is room."""
+
+    index: int
     needed_bytes: int
-    """Of the one that needs most: they are worked on one after the other."""
+
+
+Task = Callable[[_Parcel], list[Any]]
 
 
 def worked_on(
-    work: Callable[[T], R], things: Sequence[T], crew: Crew, needed_bytes: Sequence[int] | None = None
+    work: Callable[[T], R], things: Sequence[T], crew: Crew, needs: Callable[[T], int] | None = None
 ) -> Generator[Finished[R], None, None]:
     """Do work on many things, and yield what came of each as soon as it is known.
 
@@ -85,7 +95,8 @@ def worked_on(
             returns or raises comes back.
         things: In the order in which they are begun.
         crew: How many at the same time, and with how much memory.
-        needed_bytes: What each of them takes at most; needed where memory matters.
+        needs: Bytes that a thing takes at most. Those that need more than an equal share of the memory are worked
+            on after all others, as many at a time as fit.
 
     Yields:
         Every thing once, in the order of completion. Whoever stops listening stops the work.
@@ -99,11 +110,10 @@ def worked_on(
     """
     if crew.workers == 1 or len(things) <= 1:
         for index, thing in enumerate(things):
-            yield _finished(work, index, thing)
+            yield cast("Finished[R]", _attempted(work, index, thing, None, inf))
         return
-    with closing(
-        _handed_out(work, things, crew, _parcels(needed_bytes or [0] * len(things), crew))
-    ) as results:
+    carry_out = partial(_carried_out, work, things, needs, _share(crew))
+    with closing(_handed_out(carry_out, _parcels(len(things), crew.workers), crew)) as results:
         yield from results
 
 
@@ -118,44 +128,41 @@ def may_fork() -> bool:
     return sys.platform == "linux" and is_main and all(thread.daemon for thread in others)
 
 
-def _parcels(needed_bytes: Sequence[int], crew: Crew) -> list[_Parcel]:
-    """Put things together that are small."""
-    most = max(1, min(MOST_IN_A_PARCEL, len(needed_bytes) // (crew.workers * PARCELS_PER_WORKER)))
-    parcels: list[_Parcel] = []
-    together: list[int] = []
-    for index, needed in enumerate(needed_bytes):
-        if together and (
-            len(together) == most or sum(needed_bytes[one] for one in together) + needed > PARCEL_BYTES
-        ):
-            parcels.append(_parcel(together, needed_bytes))
-            together = []
-        together.append(index)
-    return [*parcels, _parcel(together, needed_bytes)]
+def _share(crew: Crew) -> float:
+    """Return how much memory each worker may fill."""
+    return inf if crew.memory_bytes is None else crew.memory_bytes / crew.workers
 
 
-def _parcel(indices: Sequence[int], needed_bytes: Sequence[int]) -> _Parcel:
-    return _Parcel(tuple(indices), max(needed_bytes[index] for index in indices))
+def _parcels(count: int, workers: int) -> list[_Parcel]:
+    """Divide things into parcels, in order."""
+    size = max(1, min(MOST_IN_A_PARCEL, count // (workers * PARCELS_PER_WORKER)))
+    return [_Parcel(tuple(range(start, min(start + size, count)))) for start in range(0, count, size)]
 
 
-def _handed_out(
-    work: Callable[[T], R], things: Sequence[T], crew: Crew, parcels: Sequence[_Parcel]
-) -> Generator[Finished[R], None, None]:
+def _handed_out(carry_out: Task, parcels: list[_Parcel], crew: Crew) -> Generator[Finished[Any], None, None]:
     """Hand parcels out as long as there are hands and memory for them."""
-    waiting = list(parcels)
-    running: dict[Future[list[Finished[R]]], _Parcel] = {}
-    with _executor(work, things, min(crew.workers, len(parcels))) as (pool, carry_out):
+    waiting, running = parcels, dict[Future[list[Any]], _Parcel]()
+    postponed: list[_Parcel] = []
+    with _executor(carry_out, min(crew.workers, len(parcels))) as (pool, task):
         try:
             while waiting or running:
                 while len(running) < crew.workers:
-                    chosen = _next_that_fits(waiting, running.values(), crew.memory_bytes)
+                    chosen = _next_that_fits(waiting, running.values(), crew)
                     if chosen is None:
                         break
                     waiting.remove(chosen)
-                    running[pool.submit(carry_out, chosen.indices)] = chosen
+                    running[pool.submit(task, chosen)] = chosen
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield from future.result()
+                    for one in future.result():
+                        if isinstance(one, _Postponed):
+                            postponed.append(_Parcel((one.index,), one.needed_bytes))
+                        else:
+                            yield one
                     del running[future]
+                if not waiting and not running:
+                    waiting = sorted(postponed, key=lambda parcel: parcel.needed_bytes, reverse=True)
+                    postponed = []
         except BrokenProcessPool as error:
             lost = sorted(index for parcel in running.values() for index in parcel.indices)
             raise LostWorkerError(lost) from error
@@ -163,60 +170,71 @@ def _handed_out(
             pool.shutdown(cancel_futures=True)
 
 
-def _next_that_fits(waiting: Sequence[_Parcel], running: Any, memory_bytes: int | None) -> _Parcel | None:
+def _next_that_fits(waiting: Sequence[_Parcel], running: Collection[_Parcel], crew: Crew) -> _Parcel | None:
     """Return the first parcel that there is memory for; any if nobody works."""
-    taken = [parcel.needed_bytes for parcel in running]
+    taken = sum(parcel.needed_bytes for parcel in running)
     for parcel in waiting:
-        if memory_bytes is None or not taken or sum(taken) + parcel.needed_bytes <= memory_bytes:
+        if not running or crew.memory_bytes is None or taken + parcel.needed_bytes <= crew.memory_bytes:
             return parcel
     return None
 
 
 @contextmanager
-def _executor(
-    work: Callable[[T], R], things: Sequence[T], workers: int
-) -> Iterator[tuple[Executor, Callable[[Sequence[int]], list[Finished[R]]]]]:
+def _executor(carry_out: Task, workers: int) -> Iterator[tuple[Executor, Task]]:
     """Start processes or threads, each of which computes on one core."""
     if not may_fork():
-
-        def carry_out(indices: Sequence[int]) -> list[Finished[R]]:
-            return [_finished(work, index, things[index]) for index in indices]
-
         with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
             yield threads, carry_out
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, fork, _begin, (work, things)) as processes:
+    with ProcessPoolExecutor(workers, fork, _begin, (carry_out,)) as processes:
         with warnings.catch_warnings():
             # Python 3.12 warns of any second thread, also of those of libraries, which know how to be forked.
             warnings.simplefilter("ignore", DeprecationWarning)
-            processes.submit(_carry_out, ())  # Starts all processes.
-        yield processes, _carry_out
+            processes.submit(_go_on, _Parcel(()))  # Starts all processes.
+        yield processes, _go_on
 
 
-_begun: tuple[Callable[[Any], Any], Sequence[Any]]
-"""Work and things of this process; set in a process that was forked to do it, and nowhere else."""
+_carry_out: Task
+"""What this process does; set in one that was forked to do it, and nowhere else."""
 
 
-def _begin(work: Callable[[T], R], things: Sequence[T]) -> None:
+def _begin(carry_out: Task) -> None:
     """Prepare a process: it ends with its parent, leaves Ctrl-C to it, and computes on one core."""
-    global _begun  # noqa: PLW0603 - it is how a pool's process remembers
+    global _carry_out  # noqa: PLW0603 - it is how a pool's process remembers
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threadpool_limits(1)
-    _begun = (work, things)
+    _carry_out = carry_out
 
 
-def _carry_out(indices: Sequence[int]) -> list[Finished[Any]]:
+def _go_on(parcel: _Parcel) -> list[Any]:
     """Work on a parcel in a process that was prepared."""
-    work, things = _begun
-    return [_finished(work, index, things[index]) for index in indices]
+    return _carry_out(parcel)
 
 
-def _finished(work: Callable[[T], R], index: int, thing: T) -> Finished[R]:
-    """Work on one thing."""
+def _carried_out(
+    work: Callable[[T], R],
+    things: Sequence[T],
+    needs: Callable[[T], int] | None,
+    share: float,
+    parcel: _Parcel,
+) -> list[Finished[R] | _Postponed]:
+    """Work on what is in a parcel; a thing that was postponed has room now."""
+    limit = inf if needs is None or parcel.needed_bytes else share
+    return [_attempted(work, index, things[index], needs, limit) for index in parcel.indices]
+
+
+def _attempted(
+    work: Callable[[T], R], index: int, thing: T, needs: Callable[[T], int] | None, limit: float
+) -> Finished[R] | _Postponed:
+    """Work on a thing, unless it needs too much."""
     try:
+        if needs is not None and limit < inf:
+            needed = needs(thing)
+            if needed > limit:
+                return _Postponed(index, needed)
         return Finished(index, work(thing), None)
     except Exception as error:  # noqa: BLE001 - it is told to whoever asked for the work
         return Finished(index, None, error)

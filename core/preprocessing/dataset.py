@@ -81,22 +81,12 @@ class _Work:
     """Files of other stores by the digest of their case."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What is known of a case before it is preprocessed."""
-
-    fate: Fate | None
-    """None where it must be made."""
-    needed_bytes: int = 0
-
-
 def preprocess_dataset(
     cases: Sequence[CaseFiles], recipe: Recipe, store: CaseStore, means: Means, observer: Observer
 ) -> Outcome:
     """Bring a store to the state that the dataset and the plan ask for.
 
-    The largest cases begin, so that none of them is left alone in the end. A case that fails keeps no other
-    from being done.
+    A case that fails keeps no other from being done.
 
     Args:
         cases: All of the dataset.
@@ -119,23 +109,12 @@ def preprocess_dataset(
     fates: Counter[Fate] = Counter()
     failures: dict[CaseId, DomainError] = {}
     try:
-        to_make: dict[CaseFiles, int] = {}
-        with closing(_looks(cases, work, means)) as looks:
-            for case, look in looks:
-                if isinstance(look, DomainError):
-                    failures[case.case_id] = look
-                elif look.fate is None:
-                    to_make[case] = look.needed_bytes
-                    continue
+        with closing(_settled(cases, work, means)) as results:
+            for case, fate in results:
+                if isinstance(fate, DomainError):
+                    failures[case.case_id] = fate
                 else:
-                    fates[look.fate] += 1
-                progress.add_one()
-        with closing(_made(to_make, work, means)) as results:
-            for case, made in results:
-                if isinstance(made, DomainError):
-                    failures[case.case_id] = made
-                else:
-                    fates["made"] += 1
+                    fates[fate] += 1
                 progress.add_one()
     except OSError as error:
         raise DatasetError(
@@ -213,54 +192,40 @@ def _by_digest(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _looks(
+def _settled(
     cases: Sequence[CaseFiles], work: _Work, means: Means
-) -> Generator[tuple[CaseFiles, _Look | DomainError], None, None]:
-    """Look at every case: files are read only where there is something to compare them with."""
-    is_fresh = not work.made_elsewhere and not work.store.case_ids
-    crew = Crew(1 if is_fresh else means.workers)
-    with closing(worked_on(partial(_look, work=work, is_fresh=is_fresh), cases, crew)) as results:
-        for finished in results:
-            case = cases[finished.index]
-            yield case, finished.result or _reason(finished.error, case)
-
-
-def _look(case: CaseFiles, *, work: _Work, is_fresh: bool) -> _Look:
-    """Keep a case or take it from elsewhere, if that is right."""
-    if not is_fresh:
-        digest = _digest(case, work.digest)
-        if work.store.digest(case.case_id) == digest:
-            return _Look("kept")
-        if digest in work.made_elsewhere:
-            work.store.adopt(case.case_id, work.made_elsewhere[digest])
-            return _Look("taken")
-    return _Look(None, needed_bytes(case, work.recipe))
-
-
-def _made(
-    to_make: Mapping[CaseFiles, int], work: _Work, means: Means
-) -> Generator[tuple[CaseFiles, bool | DomainError], None, None]:
-    """Make cases, the largest first."""
-    cases = sorted(to_make, key=lambda case: to_make[case], reverse=True)
+) -> Generator[tuple[CaseFiles, Fate | DomainError], None, None]:
+    """Keep, take or make every case, the largest files first."""
+    ordered = sorted(cases, key=_file_bytes, reverse=True)
     crew = Crew(means.workers, means.memory_bytes)
-    needed = [to_make[case] for case in cases]
+    needs = partial(needed_bytes, recipe=work.recipe)
     try:
-        with closing(worked_on(partial(_make, work=work), cases, crew, needed)) as results:
+        with closing(worked_on(partial(_settle, work=work), ordered, crew, needs)) as results:
             for finished in results:
-                case = cases[finished.index]
+                case = ordered[finished.index]
                 yield case, finished.result or _reason(finished.error, case)
     except LostWorkerError as error:
-        names = ", ".join(cases[index].case_id for index in error.indices)
+        names = ", ".join(ordered[index].case_id for index in error.indices)
         raise DatasetError(
             f"a process was killed while it worked on {names}, probably because the machine ran out of memory; "
             "allow less memory or fewer workers, or close other programs"
         ) from error
 
 
-def _make(case: CaseFiles, *, work: _Work) -> bool:
-    """Preprocess a case and store it."""
-    recipe, reader = work.recipe, work.recipe.plan.image_reader_writer
+def _file_bytes(case: CaseFiles) -> int:
+    """Return how large the files of a case are, as far as they exist."""
+    return sum(path.stat().st_size for path in case.images if path.is_file())
+
+
+def _settle(case: CaseFiles, work: _Work) -> Fate:
+    """Keep a case, take it from elsewhere or make it."""
     digest = _digest(case, work.digest)
+    if work.store.digest(case.case_id) == digest:
+        return "kept"
+    if digest in work.made_elsewhere:
+        work.store.adopt(case.case_id, work.made_elsewhere[digest])
+        return "taken"
+    recipe, reader = work.recipe, work.recipe.plan.image_reader_writer
     made = preprocess_case(
         read_image(case.images, reader),
         None if case.label is None else read_labels(case.label, reader).labels_zyx,
@@ -269,7 +234,7 @@ def _make(case: CaseFiles, *, work: _Work) -> bool:
         recipe.labels,
     )
     work.store.save(case.case_id, made, digest)
-    return True
+    return "made"
 
 
 def _digest(case: CaseFiles, recipe: str) -> str:
