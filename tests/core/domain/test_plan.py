@@ -28,7 +28,7 @@ def test_a_configuration_inherits_what_it_does_not_replace() -> None:
 
 
 def test_inheritance_goes_through_several_generations() -> None:
-    entries = {
+    entries: dict[str, dict[str, Any]] = {
         "a": {"x": 1, "y": 1, "z": 1},
         "b": {"inherits_from": "a", "y": 2},
         "c": {"inherits_from": "b"},
