@@ -151,9 +151,12 @@ def fingerprint(
         ImageError: A file cannot be read.
         CancelledError: The observer asked to stop.
     """
+    from core.crew import Crew
     from core.fingerprinting import fingerprint_dataset
+    from core.preprocessing.budget import SHARE_OF_AVAILABLE, available_bytes
 
-    measured = fingerprint_dataset(raw, observer, workers or default_workers(), outside=outside)
+    crew = Crew(workers or default_workers(), int(available_bytes() * SHARE_OF_AVAILABLE))
+    measured = fingerprint_dataset(raw, observer, crew, outside=outside)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, measured.to_json(), sort_keys=True)
     return measured
