@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import cc3d
@@ -13,9 +14,13 @@ from core.domain.labels import BACKGROUND, OUTSIDE
 from core.io.image import FloatArray, LabelArray
 
 BoolArray = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 
 FACE_CONNECTED: Final = 6
 """Neighbours through which background leaks out of a hole; Engine specification A 6.3."""
+
+FLOODED_PART: Final = 50
+"""If more than one voxel of so many is flooded, finding all components at once is quicker; measured roughly."""
 
 SMALLEST_WITH_HOLES = 3
 """An axis with fewer voxels has no inner ones, so nothing can be enclosed along it."""
@@ -148,7 +153,60 @@ def _filled(mask_zyx: BoolArray) -> BoolArray:
     """Fill holes: what no path along faces connects with the outside of the array."""
     if min(mask_zyx.shape) < SMALLEST_WITH_HOLES or mask_zyx.all():
         return mask_zyx
+    outside_zyx = _flooded(~mask_zyx, mask_zyx.size // FLOODED_PART)
+    if outside_zyx is not None:
+        return np.logical_not(outside_zyx, out=outside_zyx)
     around_zyx = np.pad(~mask_zyx, 1, constant_values=True)
     parts_zyx = cc3d.connected_components(around_zyx, connectivity=FACE_CONNECTED, binary_image=True)
     filled_zyx: BoolArray = parts_zyx[1:-1, 1:-1, 1:-1] != parts_zyx[0, 0, 0]
     return filled_zyx
+
+
+def _flooded(empty_zyx: BoolArray, most: int) -> BoolArray | None:
+    """Flood what is empty from the faces of the array, if that is little.
+
+    In CT, zero is a value like others and seldom at the border. Following it from there takes a fraction of
+    the time and memory of finding all its components.
+
+    Args:
+        empty_zyx: What is not in the mask.
+        most: Voxels to flood before giving up.
+
+    Returns:
+        What was flooded; None where it is more than that.
+    """
+    empty_zyx = np.ascontiguousarray(empty_zyx)
+    shape, empty = empty_zyx.shape, empty_zyx.reshape(-1)
+    flooded = np.zeros(empty.size, np.bool_)
+    wave, left = _on_faces(empty_zyx), most
+    while wave.size:
+        left -= wave.size
+        if left < 0:
+            return None
+        flooded[wave] = True
+        beside = _beside(wave, shape)
+        wave = np.unique(beside[empty[beside] & ~flooded[beside]])
+    return flooded.reshape(shape)
+
+
+def _on_faces(marked_zyx: BoolArray) -> Places:
+    """List the marked voxels on the six faces of the array, by their place in C order."""
+    places = []
+    for axis, count in enumerate(marked_zyx.shape):
+        for index in {0, count - 1}:
+            face = np.argwhere(marked_zyx.take(index, axis))
+            places.append(
+                np.ravel_multi_index(tuple(np.insert(face, axis, index, axis=1).T), marked_zyx.shape)
+            )
+    return np.unique(np.concatenate(places))
+
+
+def _beside(places: Places, shape: Sequence[int]) -> Places:
+    """List the neighbours of voxels along faces; some of them several times."""
+    found = []
+    stride = prod(shape)
+    for count in shape:
+        stride //= count
+        index = places // stride % count
+        found += [places[index > 0] - stride, places[index < count - 1] + stride]
+    return np.concatenate(found)

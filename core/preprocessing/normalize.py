@@ -1,6 +1,6 @@
 """Intensities of a channel → the range that a network expects, by the scheme that the plan names."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,40 +22,45 @@ Normalization = Callable[[FloatArray, BoolArray | None, IntensityProperties | No
 NORMALIZATIONS: Registry[Normalization] = Registry("normalization scheme")
 
 
-def normalize(
-    channels: Sequence[FloatArray],
+def normalize_channel(
+    voxels_zyx: FloatArray,
+    scheme: str,
     mask_zyx: BoolArray | None,
-    schemes: Sequence[str],
-    use_mask: Sequence[bool],
-    properties: Sequence[IntensityProperties | None],
-) -> Iterator[FloatArray]:
-    """Normalize channel after channel, each by its own scheme.
+    properties: IntensityProperties | None,
+) -> FloatArray:
+    """Normalize one channel of the cropped image.
 
     Args:
-        channels: The cropped image, each channel (z, y, x).
-        mask_zyx: The nonzero mask; may be None if no channel uses it.
-        schemes: Name of the scheme, one per channel.
-        use_mask: Whether a channel is normalized within the mask only, one per channel.
-        properties: Foreground intensities of the dataset, one per channel; None where unknown.
+        voxels_zyx: The channel.
+        scheme: Name of the scheme.
+        mask_zyx: What it is normalized within, None for all of it.
+        properties: Foreground intensities of the dataset; None where unknown.
 
-    Yields:
-        float32 (z, y, x); it may be the channel itself where a scheme changes nothing.
+    Returns:
+        float32; the channel itself where the scheme changes nothing.
 
     Raises:
-        ImageError: The image has another number of channels, or values that a scheme cannot take.
-        PlanError: A scheme lacks the foreground intensities that it needs.
-        UnknownNameError: A scheme does not exist.
+        ImageError: The channel has values that the scheme cannot take.
+        PlanError: The scheme lacks the foreground intensities that it needs.
+        UnknownNameError: The scheme does not exist.
 
     Source:
         Engine specification A 6.4.
     """
-    if len(channels) != len(schemes):
+    return NORMALIZATIONS.get(scheme)(voxels_zyx, mask_zyx, properties)
+
+
+def require_channels(found: int, schemes: Sequence[str]) -> None:
+    """Refuse an image that has not one channel for each scheme.
+
+    Raises:
+        ImageError: It has more or fewer.
+    """
+    if found != len(schemes):
         raise ImageError(
-            f"the image has {len(channels)} channels but the plan normalizes {len(schemes)}; "
+            f"the image has {found} channels but the plan normalizes {len(schemes)}; "
             "give one file per channel, in the order of channel_names in dataset.json"
         )
-    for channel_zyx, name, is_masked, known in zip(channels, schemes, use_mask, properties, strict=True):
-        yield NORMALIZATIONS.get(name)(channel_zyx, mask_zyx if is_masked else None, known)
 
 
 @NORMALIZATIONS.register("CTNormalization")

@@ -1,7 +1,5 @@
 """The order of preprocessing: transpose, crop, normalize, resample, locate the classes."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from core.domain.geometry import permuted, resampled_shape
@@ -9,10 +7,10 @@ from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
 from core.errors import ImageError
 from core.io.case_store import CaseProperties, PreprocessedCase
-from core.io.image import FloatArray, Image, LabelArray
+from core.io.image import Image, LabelArray
 from core.preprocessing.crop import BoolArray, Crop, box_shape, crop_to_nonzero, nonzero_mask
 from core.preprocessing.locations import class_locations
-from core.preprocessing.normalize import normalize
+from core.preprocessing.normalize import normalize_channel, require_channels
 from core.preprocessing.resample import RESAMPLINGS, Grid, regrid_image, regrid_labels
 
 
@@ -63,14 +61,27 @@ def preprocess_case(
     )
     by_name = RESAMPLINGS.get(configuration.resampling_fn_data)
     change = by_name(source, target, configuration.resampling_fn_data_kwargs)
-    del image, labels_zyx, voxels_czyx  # Where nobody else holds them, their memory serves what follows.
-    resampled_czyx = np.empty((len(crop.voxels_czyx), *change.target), np.float32)
-    for channel, normalized_zyx in enumerate(_normalized(crop, plan, configuration)):
+    mask_zyx = _mask(crop, configuration)
+    channels, marked_zyx = [*crop.voxels_czyx], crop.labels_zyx
+    require_channels(len(channels), configuration.normalization_schemes)
+    del (
+        image,
+        labels_zyx,
+        voxels_czyx,
+        crop,
+    )  # Where nobody else holds them, their memory serves what follows.
+    resampled_czyx = np.empty((len(channels), *change.target), np.float32)
+    for channel, scheme in enumerate(configuration.normalization_schemes):
+        normalized_zyx = normalize_channel(
+            channels.pop(0),
+            scheme,
+            mask_zyx if configuration.use_mask_for_norm[channel] else None,
+            plan.foreground_intensity_properties_per_channel.get(str(channel)),
+        )
         resampled_czyx[channel] = regrid_image(normalized_zyx[np.newaxis], change)[0]
-    if crop.labels_zyx is None:
+        del normalized_zyx
+    if marked_zyx is None:
         return PreprocessedCase(resampled_czyx, None, properties, {})
-    marked_zyx = crop.labels_zyx
-    del crop, normalized_zyx
     by_name = RESAMPLINGS.get(configuration.resampling_fn_seg)
     change = by_name(source, target, configuration.resampling_fn_seg_kwargs)
     resampled_zyx = np.ascontiguousarray(regrid_labels(marked_zyx, change))
@@ -88,16 +99,11 @@ def _require_usable(image: Image, labels_zyx: LabelArray | None) -> None:
         )
 
 
-def _normalized(crop: Crop, plan: Plan, configuration: Configuration) -> Iterator[FloatArray]:
-    """Normalize the cropped image, within the nonzero mask where the configuration asks for it."""
-    mask_zyx: BoolArray | None = None
-    if any(configuration.use_mask_for_norm):
-        mask_zyx = nonzero_mask(crop.voxels_czyx) if crop.labels_zyx is None else crop.labels_zyx >= 0
-    known = plan.foreground_intensity_properties_per_channel
-    return normalize(
-        list(crop.voxels_czyx),
-        mask_zyx,
-        configuration.normalization_schemes,
-        configuration.use_mask_for_norm,
-        [known.get(str(channel)) for channel in range(len(crop.voxels_czyx))],
-    )
+def _mask(crop: Crop, configuration: Configuration) -> BoolArray | None:
+    """Return the nonzero mask, if a channel is to be normalized within it."""
+    if not any(configuration.use_mask_for_norm):
+        return None
+    if crop.labels_zyx is None:
+        return nonzero_mask(crop.voxels_czyx)
+    mask_zyx: BoolArray = crop.labels_zyx >= 0
+    return mask_zyx

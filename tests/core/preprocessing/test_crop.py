@@ -94,6 +94,18 @@ def test_holes_and_box_are_those_of_the_definition(mask_zyx: BoolArray) -> None:
     assert not filled_zyx[outside_zyx].any()
 
 
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.2, 0.35, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(20, 21, 22), (3, 60, 50), (40, 3, 40)])
+def test_holes_are_found_however_much_is_empty(shape: tuple[int, int, int], share: float) -> None:
+    rng = np.random.default_rng(int(share * 1000))
+    mask_zyx = rng.random(shape) >= share
+    mask_zyx[1, :-1, 1] = False  # A tunnel that opens to one face only.
+
+    found_zyx = nonzero_mask(mask_zyx[None].astype(np.float32))
+
+    assert (found_zyx == ndimage.binary_fill_holes(mask_zyx)).all()
+
+
 @UNHURRIED
 @given(MASKS)
 def test_there_and_back_loses_only_what_was_cut_away(mask_zyx: BoolArray) -> None:

@@ -213,7 +213,9 @@ def test_a_case_that_lost_a_file_is_named(raw: Path, tmp_path: Path) -> None:
     how = How(PLAN, PLAN.configuration("small"), description.label_set())
     cases[2].images[0].unlink()
 
-    with pytest.raises(ImageError, match=rf"case {case_name(2)}: {case_name(2)}_0000.nii.gz cannot be opened"):
+    with pytest.raises(
+        ImageError, match=rf"case {case_name(2)}: {case_name(2)}_0000.nii.gz cannot be opened"
+    ):
         preprocess_dataset(cases, how, CaseStore(tmp_path / "store"), Means(1, PLENTY), SilentObserver())
 
 

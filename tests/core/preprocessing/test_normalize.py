@@ -7,7 +7,7 @@ import pytest
 from core.domain.fingerprint import IntensityProperties
 from core.errors import ImageError, PlanError, UnknownNameError
 from core.preprocessing.crop import BoolArray
-from core.preprocessing.normalize import NORMALIZATIONS, normalize
+from core.preprocessing.normalize import NORMALIZATIONS, normalize_channel, require_channels
 
 PROPERTIES = IntensityProperties(
     max=10, mean=2, median=2, min=0, percentile_00_5=0.5, percentile_99_5=5, std=1.5
@@ -18,10 +18,9 @@ MASK = np.array([False, True, True, True, True])
 
 
 def normalized(scheme: str, values: npt.ArrayLike, mask: BoolArray | None) -> list[float]:
-    voxels_czyx = np.array(values, np.float32).reshape(1, 1, 1, -1)
+    voxels_zyx = np.array(values, np.float32).reshape(1, 1, -1)
     mask_zyx = None if mask is None else mask.reshape(1, 1, -1)
-    use_mask = [mask is not None]
-    (found_zyx,) = normalize([*voxels_czyx], mask_zyx, [scheme], use_mask, [PROPERTIES])
+    found_zyx = normalize_channel(voxels_zyx, scheme, mask_zyx, PROPERTIES)
     assert found_zyx.dtype == np.float32
     return [float(value) for value in found_zyx[0, 0]]
 
@@ -52,23 +51,13 @@ def test_an_empty_mask_leaves_the_channel_as_it_is() -> None:
     assert normalized("ZScoreNormalization", [0, 0, 0, 0, 0], np.zeros(5, bool)) == [0] * 5
 
 
-def test_each_channel_has_its_own_scheme() -> None:
-    voxels_czyx = np.array([VALUES, VALUES], np.float32).reshape(2, 1, 1, -1)
-    schemes = ["NoNormalization", "RescaleTo01Normalization"]
-
-    first_zyx, second_zyx = normalize([*voxels_czyx], None, schemes, [False, False], [None, None])
-
-    assert first_zyx[0, 0].tolist() == list(VALUES)
-    assert second_zyx.max() == 1
-
-
 def test_the_image_itself_is_not_changed() -> None:
-    voxels_czyx = np.array(VALUES, np.float32).reshape(1, 1, 1, -1)
+    voxels_zyx = np.array(VALUES, np.float32).reshape(1, 1, -1)
 
     for scheme in NORMALIZATIONS:
-        list(normalize([*voxels_czyx], np.ones((1, 1, 5), bool), [scheme], [True], [PROPERTIES]))
+        normalize_channel(voxels_zyx, scheme, np.ones((1, 1, 5), bool), PROPERTIES)
 
-    assert voxels_czyx[0, 0, 0].tolist() == list(VALUES)
+    assert voxels_zyx[0, 0].tolist() == list(VALUES)
 
 
 @pytest.mark.parametrize("values", [(-1, 0, 0, 0, 0), (0, 0, 0, 0, 256)])
@@ -78,13 +67,15 @@ def test_colours_beyond_8_bits_are_refused(values: tuple[int, ...]) -> None:
 
 
 def test_another_number_of_channels_is_refused() -> None:
+    require_channels(1, ["NoNormalization"])
+
     with pytest.raises(ImageError, match="2 channels but the plan normalizes 1"):
-        list(normalize([*np.zeros((2, 1, 1, 1), np.float32)], None, ["NoNormalization"], [False], [None]))
+        require_channels(2, ["NoNormalization"])
 
 
 def test_ct_without_a_fingerprint_is_refused() -> None:
     with pytest.raises(PlanError, match="foreground_intensity_properties"):
-        list(normalize([*np.zeros((1, 1, 1, 1), np.float32)], None, ["CTNormalization"], [False], [None]))
+        normalize_channel(np.zeros((1, 1, 1), np.float32), "CTNormalization", None, None)
 
 
 def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:

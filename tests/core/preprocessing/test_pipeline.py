@@ -107,3 +107,24 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
 
     with pytest.raises(ImageError, match="not finite"):
         preprocess_case(image(voxels_czyx, (1.0, 1.0, 1.0)), None, plan, configuration, LABELS)
+
+
+def test_each_channel_has_its_own_scheme() -> None:
+    schemes = ("NoNormalization", "RescaleTo01Normalization")
+    plan, configuration = small_plan((1.0, 1.0, 1.0), schemes=schemes)
+    voxels_czyx = np.concatenate([body(), body()])
+
+    case = preprocess_case(image(voxels_czyx, (1.0, 1.0, 1.0)), None, plan, configuration, LABELS)
+
+    assert np.array_equal(case.voxels_czyx[0], voxels_czyx[0, 1:7, 2:9, 3:11])
+    assert (case.voxels_czyx[1].min(), case.voxels_czyx[1].max()) == (0, 1)
+
+
+def test_the_image_itself_is_not_changed() -> None:
+    plan, configuration = small_plan((1.0, 2.0, 1.0))
+    voxels_czyx, labels_zyx = body(), np.zeros((8, 10, 12), np.int16)
+
+    preprocess_case(image(voxels_czyx, (1.0, 1.0, 1.0)), labels_zyx, plan, configuration, LABELS)
+
+    assert np.array_equal(voxels_czyx, body())
+    assert (labels_zyx == 0).all()
