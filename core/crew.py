@@ -1,6 +1,7 @@
 """Many things worked on side by side: in processes where that is safe, else in threads; within a memory budget."""
 
 import ctypes
+import gc
 import multiprocessing
 import signal
 import sys
@@ -23,7 +24,7 @@ R = TypeVar("R")
 MOST_IN_A_PARCEL: Final = 16
 """Things handed over at once, so that small ones are not outweighed by the way to a process and back."""
 
-PARCELS_PER_WORKER: Final = 8
+PARCELS_PER_WORKER: Final = 16
 """At least so many for each, so that nobody is left without work while another has a lot."""
 
 PARENT_DEATH_SIGNAL: Final = 1
@@ -206,6 +207,7 @@ def _begin(carry_out: Task) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threadpool_limits(1)
+    gc.freeze()  # What was inherited is not searched for garbage, which would copy its pages.
     _carry_out = carry_out
 
 
