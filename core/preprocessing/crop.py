@@ -19,6 +19,9 @@ Places = npt.NDArray[np.intp]
 FACE_CONNECTED: Final = 6
 """Neighbours through which background leaks out of a hole; Engine specification A 6.3."""
 
+WORTH_FLOODING: Final = 1 << 20
+"""Voxels from which on it pays to try flooding first."""
+
 FLOODED_PART: Final = 50
 """If more than one voxel of so many is flooded, finding all components at once is quicker; measured roughly."""
 
@@ -153,9 +156,10 @@ def _filled(mask_zyx: BoolArray) -> BoolArray:
     """Fill holes: what no path along faces connects with the outside of the array."""
     if min(mask_zyx.shape) < SMALLEST_WITH_HOLES or mask_zyx.all():
         return mask_zyx
-    outside_zyx = _flooded(~mask_zyx, mask_zyx.size // FLOODED_PART)
-    if outside_zyx is not None:
-        return np.logical_not(outside_zyx, out=outside_zyx)
+    if mask_zyx.size >= WORTH_FLOODING:
+        outside_zyx = _flooded(~mask_zyx, mask_zyx.size // FLOODED_PART)
+        if outside_zyx is not None:
+            return np.logical_not(outside_zyx, out=outside_zyx)
     around_zyx = np.pad(~mask_zyx, 1, constant_values=True)
     parts_zyx = cc3d.connected_components(around_zyx, connectivity=FACE_CONNECTED, binary_image=True)
     filled_zyx: BoolArray = parts_zyx[1:-1, 1:-1, 1:-1] != parts_zyx[0, 0, 0]

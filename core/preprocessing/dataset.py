@@ -31,6 +31,12 @@ NAMED_FAILURES: Final = 20
 BASE_BYTES: Final = 32 * 2**20
 """What a case takes however small it is: code, operators, buffers."""
 
+MOST_EXPANSION: Final = 1032
+"""No deflate stream becomes longer by more than this factor; zlib.net/zlib_tech.html."""
+
+SMALL_FILE_BYTES: Final = 26
+"""Per voxel, for a small file."""
+
 FLOAT_BYTES: Final = 4
 LABEL_BYTES: Final = 3
 """Of a label as it is read, and as it is marked."""
@@ -207,7 +213,7 @@ def _settled(
     """Keep, take or make every case, the largest files first."""
     ordered = sorted(cases, key=_file_bytes, reverse=True)
     crew = Crew(means.workers, means.memory_bytes)
-    needs = partial(needed_bytes, recipe=work.recipe)
+    needs = partial(_needs, recipe=work.recipe, share=means.memory_bytes // means.workers)
     try:
         with closing(worked_on(partial(_settle, work=work), ordered, crew, needs)) as results:
             for finished in results:
@@ -224,6 +230,16 @@ def _settled(
 def _file_bytes(case: CaseFiles) -> int:
     """Return how large the files of a case are, as far as they exist."""
     return sum(path.stat().st_size for path in case.images if path.is_file())
+
+
+def _needs(case: CaseFiles, recipe: Recipe, share: int) -> int:
+    """Estimate what a case takes; for a small file without a look at it.
+
+    Compressed files hold at most so many voxels per byte, real images less than a tenth of that, which leaves
+    room for a grid ten times finer.
+    """
+    at_most = BASE_BYTES + _file_bytes(case) * MOST_EXPANSION * SMALL_FILE_BYTES
+    return at_most if at_most <= share else needed_bytes(case, recipe)
 
 
 def _settle(case: CaseFiles, work: _Work) -> Fate:

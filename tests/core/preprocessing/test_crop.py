@@ -95,7 +95,7 @@ def test_holes_and_box_are_those_of_the_definition(mask_zyx: BoolArray) -> None:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.2, 0.35, 0.5, 0.9])
-@pytest.mark.parametrize("shape", [(20, 21, 22), (3, 60, 50), (40, 3, 40)])
+@pytest.mark.parametrize("shape", [(20, 21, 22), (3, 60, 50), (3, 700, 510), (102, 103, 104)])
 def test_holes_are_found_however_much_is_empty(shape: tuple[int, int, int], share: float) -> None:
     rng = np.random.default_rng(int(share * 1000))
     mask_zyx = rng.random(shape) >= share
