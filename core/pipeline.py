@@ -19,7 +19,7 @@ from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
-from core.errors import DatasetError
+from core.errors import DatasetError, PlanError
 from core.io.case_store import CaseStore, OpenCases
 from core.io.cases import (
     CaseFiles,
@@ -271,6 +271,12 @@ def preprocess(
 
     description = read_description(raw)
     recipe = Recipe(made, made.configuration(configuration), description.label_set())
+    planned, named = len(recipe.configuration.normalization_schemes), len(description.channels)
+    if planned != named:
+        raise PlanError(
+            f"the plan normalizes {planned} channel{'s' * (planned != 1)}, but dataset.json names {named}: "
+            f"{', '.join(description.channels)}; use the plan of this dataset"
+        )
     cases = find_cases(raw, description, outside=outside)
     if not cases:
         raise DatasetError("the dataset has no training case; add images to imagesTr")

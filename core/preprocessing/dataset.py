@@ -1,6 +1,6 @@
 """All cases of a dataset → a store: what did not change is kept, what another store has is taken, the rest is made."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,9 +24,6 @@ from core.preprocessing.recipe import case_digest, recipe_digest
 from core.preprocessing.resample import RESAMPLINGS
 
 STAGE: Final = "preprocess"
-
-NAMED_FAILURES: Final = 20
-"""Cases whose problem stands in the sentence of an error; programs find all of them beside it."""
 
 BASE_BYTES: Final = 32 * 2**20
 """What a case takes however small it is: code, operators, buffers."""
@@ -297,15 +294,19 @@ def _reason(error: Exception | None, case: CaseFiles) -> DomainError:
 
 
 def _failure(failures: Mapping[CaseId, DomainError], total: int) -> DomainError:
-    """Put the reasons of all cases that failed into one error."""
-    sentences = {case_id: f"case {case_id}: {error.message}" for case_id, error in sorted(failures.items())}
-    if len(sentences) == 1:
-        (case_id, error), *_ = failures.items()
-        return type(error)(sentences[case_id], **{**error.context, "case": case_id})
-    named = list(sentences.values())[:NAMED_FAILURES]
-    more = f"; and {len(sentences) - len(named)} more" if len(sentences) > len(named) else ""
+    """Put the reasons of all cases that failed into one error; a reason that many share stands there once."""
+    if len(failures) == 1:
+        ((case_id, error),) = failures.items()
+        return type(error)(f"case {case_id}: {error.message}", **{**error.context, "case": case_id})
+    alike: dict[str, list[CaseId]] = defaultdict(list)
+    for case_id, error in sorted(failures.items()):
+        alike[error.message.replace(case_id, "")].append(case_id)
+    sentences = [
+        f"case {first}: {failures[first].message}" + (f" (likewise {', '.join(rest)})" if rest else "")
+        for first, *rest in alike.values()
+    ]
     return DatasetError(
-        f"{len(sentences)} of {total} cases cannot be preprocessed: {'; '.join(named)}{more}",
+        f"{len(failures)} of {total} cases cannot be preprocessed: {'; '.join(sentences)}",
         problems=[{"case": case_id, "message": error.message} for case_id, error in sorted(failures.items())],
     )
 

@@ -58,7 +58,7 @@ def require_channels(found: int, schemes: Sequence[str]) -> None:
     """
     if found != len(schemes):
         raise ImageError(
-            f"the image has {found} channels but the plan normalizes {len(schemes)}; "
+            f"the image has {found} channel{'s' * (found != 1)} but the plan normalizes {len(schemes)}; "
             "give one file per channel, in the order of channel_names in dataset.json"
         )
 

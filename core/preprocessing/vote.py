@@ -70,7 +70,8 @@ def choose_largest_above_half(corners_kv: LabelArray, scores_kv: Votes, _nearest
     """Choose the largest label whose score exceeds one half; background where none does.
 
     Source:
-        Engine specification A 6.8, the variant that saves memory; its scores have 32 bits.
+        Engine specification A 6.8, the variant that saves memory; its scores have 32 bits. About one voxel in a
+        million differs: one whose score is one half but for the order in which 32-bit products are summed.
     """
     return _largest(corners_kv, scores_kv.astype(np.float32) > MAJORITY)
 

@@ -144,7 +144,7 @@ def test_preprocess_names_every_case_that_fails(bench: Bench, tmp_path: Path, ca
     assert status == 1
     said = " ".join(capfd.readouterr().err.split())
     assert "2 of 5 cases cannot be preprocessed: case phantom_001: " in said
-    assert "; case phantom_003: " in said
+    assert "(likewise phantom_003)" in said
     assert "Traceback" not in said
     assert len(list((tmp_path / "store").iterdir())) == 3
 

@@ -185,7 +185,8 @@ def test_all_bad_cases_are_named_together(raw: Path, tmp_path: Path) -> None:
 
     message = caught.value.message
     assert message.startswith("3 of 4 cases cannot be preprocessed: ")
-    assert all(f"case {case_name(number)}: " in message for number in (0, 2, 3))
+    assert f"case {case_name(0)}: {case_name(0)}_0000.nii.gz is no NIfTI image" in message
+    assert f"(likewise {case_name(2)}); case {case_name(3)}: the image has " in message
     assert "\n" not in message
     problems = caught.value.context["problems"]
     assert isinstance(problems, list)
@@ -193,6 +194,19 @@ def test_all_bad_cases_are_named_together(raw: Path, tmp_path: Path) -> None:
         case_name(number) for number in (0, 2, 3)
     ]
     assert CaseStore(tmp_path / "store").case_ids == (case_name(1),)
+
+
+def test_a_reason_that_many_cases_share_is_told_once(tmp_path: Path) -> None:
+    raw = make_dataset(tmp_path / "raw", replace(RECIPE, channels=2))
+
+    with pytest.raises(DatasetError) as caught:
+        run(raw, tmp_path / "store")
+
+    assert caught.value.message == (
+        f"4 of 4 cases cannot be preprocessed: case {case_name(0)}: the image has 2 channels but the plan normalizes "
+        "1; give one file per channel, in the order of channel_names in dataset.json (likewise "
+        f"{case_name(1)}, {case_name(2)}, {case_name(3)})"
+    )
 
 
 def test_a_case_that_was_repaired_is_all_that_is_done_next(raw: Path, tmp_path: Path) -> None:
