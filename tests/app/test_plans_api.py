@@ -647,8 +647,8 @@ def test_plans_are_replaced_while_others_begin_to_train_with_them(
             return train(client, dataset_id, plan="mine", folds=[0])
         return plans.put(client, dataset_id, "mine", plans.file(batch_size=2 + number))
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(act, range(40)))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(act, range(24)))
 
     assert {answer.status_code for answer in answers} == {200, 202}
     stored = files_in_store(settings)
