@@ -124,6 +124,7 @@ def preprocess_dataset(
             for case, fate in results:
                 if isinstance(fate, DomainError):
                     failures[case.case_id] = fate
+                    store.discard(case.case_id)  # What was made of it before is not of what it is now.
                 else:
                     fates[fate] += 1
                 progress.add_one()

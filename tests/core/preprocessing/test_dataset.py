@@ -196,6 +196,16 @@ def test_all_bad_cases_are_named_together(raw: Path, tmp_path: Path) -> None:
     assert CaseStore(tmp_path / "store").case_ids == (case_name(1),)
 
 
+def test_what_was_made_of_a_case_before_it_became_bad_does_not_stay(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path / "store")
+    (raw / f"imagesTr/{case_name(1)}_0000.nii.gz").write_bytes(b"nothing")
+
+    with pytest.raises(ImageError):
+        run(raw, tmp_path / "store")
+
+    assert CaseStore(tmp_path / "store").case_ids == tuple(case_name(number) for number in (0, 2, 3))
+
+
 def test_a_reason_that_many_cases_share_is_told_once(tmp_path: Path) -> None:
     raw = make_dataset(tmp_path / "raw", replace(RECIPE, channels=2))
 
