@@ -134,10 +134,16 @@ def open_plan(resources: Resources, dataset_id: UUID, name: str) -> PlanContent:
     Raises:
         NotFoundError: There is no such dataset or plan.
     """
-    try:
-        return _open(resources, dataset_id, name)
-    except (StoreError, FileNotFoundError):  # Replaced after its row was read: it names another file by now.
-        return _open(resources, dataset_id, name)
+    lost: ObjectRef | None = None
+    while True:
+        found = _find_with_dataset(resources, dataset_id, name)
+        try:
+            return _content(resources, *found)
+        except (StoreError, FileNotFoundError):
+            named_now = found[0].file
+            if named_now is None or named_now == lost:  # Nobody has replaced it: it is really not there.
+                raise
+            lost = named_now
 
 
 def configurations_of(row: DatasetPlan) -> list[PlannedConfiguration]:
@@ -186,12 +192,24 @@ def unknown(session: Session, dataset_id: UUID, name: str) -> NotFoundError:
     return NotFoundError(f"the dataset has no plan {name}; {cure}", dataset_id=str(dataset_id), plan=name)
 
 
-def _open(resources: Resources, dataset_id: UUID, name: str) -> PlanContent:
+def _find_with_dataset(
+    resources: Resources, dataset_id: UUID, name: str
+) -> tuple[PlanStatus, DatasetDescription | None, ObjectRef | None]:
+    """Return a plan, and dataset.json and fingerprint of its dataset."""
     with transaction(resources.readers) as session:
         status = find(session, dataset_id, name)
         dataset = session.get_one(Dataset, dataset_id)
         measured = graph.stored_if_any(session, dataset.fingerprint_key)
-    description = datasets.description_of(dataset)
+    return status, datasets.description_of(dataset), measured
+
+
+def _content(
+    resources: Resources,
+    status: PlanStatus,
+    description: DatasetDescription | None,
+    measured: ObjectRef | None,
+) -> PlanContent:
+    """Read a plan and the fingerprint from the store, from which another request may be deleting them."""
     if status.file is None:
         return PlanContent(status, None, None, description, None)
     text = resources.store.path(status.file).read_bytes()

@@ -309,7 +309,9 @@ def _require_made(status: PlanStatus) -> None:
 
 
 def _require_unused(session: Session, row: DatasetPlan) -> None:
-    """Refuse to delete what is being trained with."""
+    """Refuse to delete what is being trained with; a plan that failed has nothing to train with."""
+    if row.plans_key is None:
+        return
     job_id = session.scalar(
         select(Job.id)
         .join(Training, Training.id == Job.training_id)

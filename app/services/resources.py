@@ -8,7 +8,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import delete
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.base import Sessions, is_outage, now
@@ -24,7 +24,7 @@ T = TypeVar("T")
 KEY_LIFETIME = timedelta(hours=24)
 """A key that is older is forgotten, and its request done anew."""
 
-ATTEMPTS = 12
+ATTEMPTS = 3
 """How often a transaction is tried when another one took the same unique value in the meantime."""
 
 
@@ -76,22 +76,14 @@ def submit_once(
 
 
 def insistently(write: Callable[[], T]) -> T:
-    """Run a transaction, and again if another one came in between.
-
-    That is: it took the same unique value, or what this one points at, or the two waited for each other.
-    """
+    """Run a transaction, and again if another one took the same unique value, or what this one points at."""
     for remaining in reversed(range(ATTEMPTS)):
         try:
             return write()
-        except DBAPIError as error:
-            if remaining == 0 or not _is_rivalry(error):
+        except IntegrityError:
+            if remaining == 0:
                 raise
     raise AssertionError("the last attempt returns or raises")
-
-
-def _is_rivalry(error: DBAPIError) -> bool:
-    """Whether an error comes from another transaction, so that the next attempt may succeed."""
-    return isinstance(error, IntegrityError) or getattr(error.orig, "sqlstate", None) == DEADLOCK
 
 
 def submit_files(
@@ -158,7 +150,3 @@ def _submit(
                 "this Idempotency-Key came with another request before; use a new key for a new request"
             )
         return Submission(known.resource_id, known.job_id, replayed=True)
-
-
-DEADLOCK = "40P01"
-"""PostgreSQL's code for a transaction that it ended because two waited for each other."""

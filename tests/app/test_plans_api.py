@@ -12,7 +12,8 @@ from sqlalchemy import select, update
 
 from app.db.base import transaction
 from app.db.models import Job, StoredObject, Training
-from app.jobs import JobKind, JobState, PlanPayload
+from app.jobs import JobKind, JobState, ObjectRef, PlanPayload
+from app.services import kept_plans
 from app.services.resources import Resources
 from app.settings import Settings
 from core.planning.presets import PRESETS
@@ -637,6 +638,53 @@ def test_a_plan_that_is_trained_with_stays_until_the_end(
     assert files_in_store(settings) == before
 
 
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_plan_is_read_however_often_it_is_replaced_meanwhile(
+    client: httpx.Client,
+    resources: Resources,
+    dataset_id: UUID,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+) -> None:
+    plans.put(client, dataset_id, "mine", plans.file())
+    path, left = resources.store.path, list(range(times))
+
+    def path_of_what_was_replaced(ref: ObjectRef) -> Path:
+        if left:
+            plans.put(client, dataset_id, "mine", plans.file(batch_size=3 + left.pop()))
+        return path(ref)
+
+    monkeypatch.setattr(resources.store, "path", path_of_what_was_replaced)
+    content = kept_plans.open_plan(resources, dataset_id, "mine")
+
+    assert left == []
+    assert content.plan is not None
+    assert content.plan.configuration("3d_fullres").batch_size == 3
+
+
+def test_a_plan_whose_file_is_lost_is_told_as_lost(
+    client: httpx.Client, resources: Resources, dataset_id: UUID
+) -> None:
+    plans.put(client, dataset_id, "mine", plans.file())
+    (key,) = (key for key in rows_of_objects(resources) if key.startswith("plans/"))
+    resources.store.delete(key)
+
+    response = client.get(f"/datasets/{dataset_id}/plans/mine")
+
+    assert "missing or damaged" in problem_of(response, 500)
+
+
+def test_a_failed_plan_can_be_deleted_while_another_training_is_being_planned(
+    client: httpx.Client, resources: Resources, dataset_id: UUID
+) -> None:
+    ask(client, dataset_id, name="odd")
+    claim = playing.claim(resources.sessions)
+    playing.fail(resources.sessions, claim, "no patch fits the memory")
+    assert train(client, playing.ready_dataset(resources)).status_code == 202
+
+    assert client.delete(f"/datasets/{dataset_id}/plans/odd").status_code == 204
+
+
 def test_plans_are_replaced_while_others_begin_to_train_with_them(
     client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID
 ) -> None:
@@ -647,8 +695,8 @@ def test_plans_are_replaced_while_others_begin_to_train_with_them(
             return train(client, dataset_id, plan="mine", folds=[0])
         return plans.put(client, dataset_id, "mine", plans.file(batch_size=2 + number))
 
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(act, range(24)))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(act, range(40)))
 
     assert {answer.status_code for answer in answers} == {200, 202}
     stored = files_in_store(settings)
