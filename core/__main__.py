@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from core.domain.conversion import Manner
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
+from core.domain.geometry import Shape
 from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import Observer, Progress, SilentObserver
@@ -30,6 +31,9 @@ GB = 1e9
 
 BOLD_RED = "\x1b[1;31m", "\x1b[0m"
 """What makes a terminal stress a sentence, and stop to."""
+
+LONGEST_AXIS = 100_000
+"""Voxels of an image whose prediction is estimated."""
 
 DATASET_FOLDER = re.compile(r"Dataset\d{3,}_.+")
 """Engine specification A 1.1."""
@@ -167,7 +171,7 @@ def plan(
         "target_spacing": None if target_spacing is None else _triple(target_spacing),
         "suppress_transpose": suppress_transpose,
         "plans_name": plans_name,
-        "reader": reader or choose_reader(description, None),
+        "reader": choose_reader(description, None) if reader is None else _reader(reader, description),
         "dataset_name": dataset_name or _dataset_name(dataset_json, description),
     }
     settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
@@ -193,16 +197,14 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a switch
 ) -> None:
     """Say why a plan is what it is, and what predicting with it costs."""
-    from core.planning.check import checked_plan
     from core.planning.explain import explain as explained
 
     description = None if dataset_json is None else DatasetDescription.parse(_text(dataset_json))
-    shape = None if image_shape is None else _triple(image_shape)
     found = explained(
-        checked_plan(_text(plans)),
+        _plan(plans),
         fingerprint=None if fingerprint is None else _fingerprint(fingerprint),
         description=description,
-        image_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
+        image_shape=None if image_shape is None else _shape(image_shape),
         image_spacing=None if image_spacing is None else _triple(image_spacing),
     )
     if as_json:
@@ -232,7 +234,7 @@ def move_plans(
     from core import pipeline
 
     pipeline.move_plan(
-        checked := Plan.parse(_text(plans)),
+        checked := _plan(plans),
         raw,
         out,
         dataset_name=dataset_name or raw.resolve().name,
@@ -249,13 +251,14 @@ def preprocess(
     out: Annotated[Path, typer.Option(help="Folder of cases; those in it that are still right are kept.")],
     workers: Workers = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="For all cases at work; by default half of what is free.", min=0.1)
+        float | None,
+        typer.Option(help="For all cases at work; by default half of what is free.", min=0.1, max=1e6),
     ] = None,
 ) -> None:
     """Crop, normalize and resample every case for one configuration, but for those that did not change."""
     from core import pipeline
 
-    made = Plan.parse(_text(plans))
+    made = _plan(plans)
     with _observing() as observer:
         done = pipeline.preprocess(
             raw, made, configuration, out, observer, workers=workers, memory_gb=memory_gb, outside=True
@@ -294,7 +297,7 @@ def train(
     }
     order = pipeline.TrainOrder(
         raw=raw,
-        plan=Plan.parse(_text(plans)),
+        plan=_plan(plans),
         configuration=configuration,
         fold=_fold(fold),
         settings=TrainingSettings(**{key: value for key, value in values.items() if value is not None}),
@@ -357,8 +360,10 @@ def _text(path: Path) -> str:
     """Read a small file that the user named."""
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise DatasetError(f"cannot read {path}: {reason}") from reason
+    except UnicodeDecodeError as reason:
+        raise DatasetError(f"cannot read {path}: it is no text in UTF-8; is it the right file?") from reason
+    except OSError as reason:
+        raise DatasetError(f"cannot read {path}: {reason.strerror}; check the path") from reason
 
 
 def _dataset_name(dataset_json: Path, description: DatasetDescription) -> str:
@@ -367,6 +372,22 @@ def _dataset_name(dataset_json: Path, description: DatasetDescription) -> str:
     return (
         folder if DATASET_FOLDER.fullmatch(folder) else str((description.model_extra or {}).get("name", ""))
     )
+
+
+def _plan(path: Path) -> Plan:
+    """Read a plans.json that somebody may have edited."""
+    from core.planning.check import checked_plan
+
+    return checked_plan(_text(path))
+
+
+def _reader(name: str, description: DatasetDescription) -> str:
+    """Check that a reader exists and reads the dataset's files."""
+    from core.planning.check import reader_mistakes
+
+    for mistake in reader_mistakes(name, description):
+        raise PlanningError(mistake.message)
+    return name
 
 
 def _fingerprint(path: Path) -> Fingerprint:
@@ -383,6 +404,18 @@ def _triple(text: str) -> tuple[float, float, float]:
     except ValueError:
         pass
     raise PlanningError(f"{text!r} is not z,y,x: three positive numbers such as 1,0.5,0.5")
+
+
+def _shape(text: str) -> Shape:
+    """Read three voxel counts separated by commas."""
+    counts = text.split(",")
+    if len(counts) == len("zyx") and all(part.strip().isdecimal() for part in counts):
+        z, y, x = (int(part) for part in counts)
+        if min(z, y, x) >= 1 and max(z, y, x) <= LONGEST_AXIS:
+            return (z, y, x)
+    raise PlanningError(
+        f"{text!r} is not z,y,x: three whole numbers of voxels from 1 to {LONGEST_AXIS}, such as 40,512,512"
+    )
 
 
 def _fold(text: str) -> Fold:
@@ -413,7 +446,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):  # So that names of files can be printed on every terminal.
             stream.reconfigure(errors="backslashreplace")
     try:
-        outcome: Any = verbs(arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        outcome: Any = verbs(given or ["--help"], standalone_mode=False)
     except DomainError as error:
         return _refuse(error.message)
     except ValidationError as error:
@@ -425,11 +459,10 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return 130
     except Exception as error:
-        show = getattr(error, "show", None)  # a usage error of the command line
-        if show is None:
+        told = getattr(error, "format_message", None)  # a usage error of the command line
+        if told is None:
             raise
-        show()
-        return int(getattr(error, "exit_code", 2))
+        return _refuse(f"{told().rstrip('.')}; `python -m core VERB --help` shows what a verb takes")
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -82,8 +82,7 @@ def plan_mistakes(
     if not wrong_entries & {"transpose_forward", "transpose_backward"}:
         mistakes += _transposition_mistakes(values["transpose_forward"], values["transpose_backward"])
     if "image_reader_writer" not in wrong_entries:
-        mistakes += _unknown("image_reader_writer", [values["image_reader_writer"]], READER_FORMATS, "reader")
-        mistakes += _format_mistakes(values["image_reader_writer"], description)
+        mistakes += reader_mistakes(values["image_reader_writer"], description)
     if not isinstance(configurations, dict):
         return mistakes
     for name, entries in configurations.items():
@@ -133,8 +132,14 @@ def _unknown(place: str, names: Iterable[str], known: Iterable[str], noun: str) 
             )
 
 
-def _format_mistakes(reader: str, description: DatasetDescription | None) -> Iterator[PlanMistake]:
-    """Report a reader that cannot read the dataset's files."""
+def reader_mistakes(reader: str, description: DatasetDescription | None) -> Iterator[PlanMistake]:
+    """Report a reader that does not exist, or cannot read the dataset's files.
+
+    Args:
+        reader: Its name.
+        description: Of the dataset; None if the files are not known.
+    """
+    yield from _unknown("image_reader_writer", [reader], READER_FORMATS, "reader")
     formats = READER_FORMATS.get(reader)
     if description is None or formats is None or description.file_ending.lower() in formats:
         return

@@ -194,9 +194,76 @@ def test_a_wrong_fold_is_refused(bench: Bench, fold: str, capfd: Any, tmp_path: 
     assert "no fold" in capfd.readouterr().err
 
 
-def test_a_verb_that_does_not_exist_is_a_usage_error(capfd: Any) -> None:
-    assert run("fly") == 2
-    assert "fly" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["plan"], "Missing option '--dataset-json'"),
+        (["verify", "--raw"], "--raw"),
+        (["fingerprint", "--raw", ".", "--out", "f", "--workers", "0"], "--workers"),
+    ],
+)
+def test_a_usage_error_is_one_sentence_too(arguments: list[str], sentence: str, capfd: Any) -> None:
+    assert run(*arguments) == 1
+
+    said = capfd.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_no_verb_at_all_shows_the_help(capfd: Any) -> None:
+    assert run() == 0
+    assert "preprocess" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ({"transpose_forward": [0, 0, 1]}, "no order of the axes"),
+        ({"transpose_forward": [1, 0, 2]}, "does not undo"),
+        ({"3d_fullres": {"spacing": [1.0, 1.0]}}, "spacing: has 2 entries"),
+        ({"3d_fullres": {"use_mask_for_norm": []}}, "one per channel"),
+        ({"3d_fullres": {"preprocessor_name": "Mine"}}, "DefaultPreprocessor"),
+    ],
+)
+def test_a_plan_edited_wrongly_is_refused_before_anything_is_done(
+    bench: Bench, tmp_path: Path, capfd: Any, entries: dict[str, Any], sentence: str
+) -> None:
+    values = json.loads(bench.plans.read_text())
+    values["configurations"]["3d_fullres"] |= entries.pop("3d_fullres", {})
+    edited = tmp_path / "plans.json"
+    edited.write_text(json.dumps(values | entries))
+    order = ("--raw", bench.raw, "--plans", edited, "--configuration", "3d_fullres", "--out", tmp_path / "o")
+
+    for verb in ("preprocess", "train"):
+        assert run(verb, *order) == 1
+        assert sentence in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("memory", ["inf", "nan"])
+def test_memory_is_a_number(bench: Bench, tmp_path: Path, capfd: Any, memory: str) -> None:
+    order = ("--raw", bench.raw, "--plans", bench.plans, "--configuration", "2d", "--out", tmp_path / "o")
+
+    assert run("preprocess", *order, "--memory-gb", memory) == 1
+    assert "--memory-gb" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["0.5,2,2", "1e300,1,1", "0,1,1", "10,10", "10,10,100001", "a,b,c"])
+def test_an_images_shape_is_whole_numbers(bench: Bench, capfd: Any, shape: str) -> None:
+    assert run("explain", "--plans", bench.plans, "--image-shape", shape) == 1
+    assert "three whole numbers of voxels" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("reader", ["bogus", "NaturalImage2DIO"])
+def test_a_reader_of_other_files_is_refused(bench: Bench, tmp_path: Path, capfd: Any, reader: str) -> None:
+    status = run(
+        "plan", "--dataset-json", bench.raw / "dataset.json", "--fingerprint", bench.fingerprint,
+        "--out", tmp_path / "p.json", "--reader", reader,
+    )  # fmt: skip
+
+    assert status == 1
+    assert "SimpleITKIO" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("verb", TORCH_FREE)
