@@ -113,7 +113,7 @@ class CaseStore:
         return self.file(case_id).is_file()
 
     def digest(self, case_id: CaseId) -> str | None:
-        """Return the digest that a case was saved with; None where there is no whole case."""
+        """Return the digest that a case was saved with; None where there is no case."""
         try:
             return _record(map_npz(self.file(case_id))).digest
         except (OSError, ValueError):  # ValidationError is a ValueError.
@@ -173,6 +173,19 @@ class CaseStore:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def is_whole(file: Path) -> bool:
+    """Return whether a case's file is what was written, by its checksums.
+
+    Asked before a case is kept instead of made again: after a power cut a file can have its name and its record
+    without its arrays.
+    """
+    try:
+        map_npz(file, is_checked=True)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class OpenCases(Mapping[CaseId, PreprocessedCase]):

@@ -15,16 +15,13 @@ from core.errors import DatasetError, LabelsError
 from core.io.cases import DESCRIPTION_FILE, IMAGES_FOLDER, LABELS_FOLDER, CaseFiles, description_text
 from core.io.checks import LISTED, problem, some
 from core.io.legacy import convert_values, is_older, is_v2, read_values
-from core.io.readers import known_endings
+from core.io.readers import PICTURE_ENDINGS, known_endings
 
 FURTHER_FOLDERS: Final = (("imagesTs", "labelsTs"), ("imagesVal", "labelsVal"))
 """Cases that no training sees: test images, and what nnU-Net v1 also kept; Engine specification B 11.1."""
 
 HIDDEN: Final = {Layout.DECATHLON: (".", "_"), Layout.V1: (".",)}
 """How names begin of files that are none of the dataset, `._` of macOS among them; Engine specification A 1.3."""
-
-PICTURE_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff")
-"""One such file may hold all channels, so that files do not tell how many there are."""
 
 CHANNEL: Final = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})")
 """How the name of an image ends in nnU-Net, before its ending."""
@@ -325,6 +322,7 @@ def _case_problems(found: _Found) -> Iterator[DatasetProblem]:
             )
             yield problem(case_id, "ambiguous-case", message)
         elif found.layout is Layout.V1 and not found.ending.lower().endswith(PICTURE_ENDINGS):
+            # One picture may hold all channels, so that its files do not tell how many there are.
             yield from _channel_problems(case_id, images, found)
 
 

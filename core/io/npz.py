@@ -69,10 +69,15 @@ def write_npz(path: Path, arrays: Mapping[str, AnyArray], texts: Mapping[str, by
             _write_array(file, archive, f"{name}.npy", np.ascontiguousarray(array).reshape(array.shape))
 
 
-def map_npz(path: Path) -> Contents:
+def map_npz(path: Path, *, is_checked: bool = False) -> Contents:
     """Map the arrays of a file that `write_npz` wrote.
 
     The whole file is one mapping, which keeps one file open as long as any of its arrays is in use.
+
+    Args:
+        path: The file.
+        is_checked: Whether every byte is compared with its checksum, as for a file that may have been written
+            just before a power cut: its name and texts can be there without its arrays.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -89,6 +94,8 @@ def map_npz(path: Path) -> Contents:
     texts: dict[str, bytes] = {}
     for member in members:
         content = _content(whole, member)
+        if is_checked and zlib.crc32(content.data) != member.CRC:
+            raise ValueError(f"{member.filename} is damaged")
         if member.filename.endswith(".npy"):
             arrays[member.filename.removesuffix(".npy")] = _array(content)
         else:

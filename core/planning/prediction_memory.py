@@ -11,6 +11,8 @@ from core.domain.plan import ArchitectureArguments, Configuration, Configuration
 BASE_BYTES: Final = 450 * 2**20
 """Of the process before it sees an image: torch and the other libraries. Own measurement."""
 
+GB: Final = 10**9
+
 FLOAT: Final = 4
 """Bytes of a 32-bit float, the type of intensities, logits and sums."""
 
@@ -61,10 +63,12 @@ def prediction_memory(
         "the sum of logits": FLOAT * heads * network,
         "one forward pass": FLOAT * patch * (FEATURE_MAPS * arguments.features_per_stage[0] + 2 * heads),
         "the weights": weights,
+        "the process itself": BASE_BYTES,
     }
     while_reading = READ_COPIES * parts["the image"]
     while_resampling = RESAMPLING_COPIES * max(parts["the image"], parts["the image on the network's grid"])
-    peak = BASE_BYTES + weights + max(while_reading, while_resampling, sum(parts.values()) - weights)
+    always = BASE_BYTES + weights
+    peak = always + max(while_reading, while_resampling, sum(parts.values()) - always)
     on_gpu = (
         weights // FLOAT * HALF_FLOAT
         + parts["one forward pass"] // FLOAT * HALF_FLOAT
@@ -78,7 +82,7 @@ def prediction_memory(
         tiles=_tiles(grid, chosen.patch_size),
         cpu_bytes=peak,
         gpu_bytes=on_gpu,
-        reason=f"most of it is {largest}: {_gigabytes(parts[largest])} of {_gigabytes(peak)}",
+        reason=f"on a processor, the largest part is {largest}: {_size(parts[largest])} of {_size(peak)}",
     )
 
 
@@ -164,6 +168,6 @@ def _residual_stages(counts: Sequence[int], arguments: ArchitectureArguments) ->
     return total
 
 
-def _gigabytes(count: int) -> str:
-    """Write bytes as gigabytes."""
-    return f"{count / 1e9:.1f} GB"
+def _size(count: int) -> str:
+    """Write bytes in the unit that people would use."""
+    return f"{count / 1e9:.1f} GB" if count >= GB else f"{count / 1e6:.0f} MB"

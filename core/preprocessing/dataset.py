@@ -15,7 +15,7 @@ from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError, DatasetError, DomainError, ImageError
-from core.io.case_store import CaseStore
+from core.io.case_store import CaseStore, is_whole
 from core.io.cases import CaseFiles
 from core.io.readers import read_header, read_image, read_labels
 from core.preprocessing.normalize import NORMALIZATIONS
@@ -243,10 +243,11 @@ def _needs(case: CaseFiles, recipe: Recipe, share: int) -> int:
 def _settle(case: CaseFiles, work: _Work) -> Fate:
     """Keep a case, take it from elsewhere or make it."""
     digest = _digest(case, work.digest)
-    if work.store.digest(case.case_id) == digest:
+    if work.store.digest(case.case_id) == digest and is_whole(work.store.file(case.case_id)):
         return "kept"
-    if digest in work.made_elsewhere:
-        work.store.adopt(case.case_id, work.made_elsewhere[digest])
+    elsewhere = work.made_elsewhere.get(digest)
+    if elsewhere is not None and is_whole(elsewhere):
+        work.store.adopt(case.case_id, elsewhere)
         return "taken"
     recipe, reader = work.recipe, work.recipe.plan.image_reader_writer
     made = preprocess_case(

@@ -70,3 +70,9 @@ def test_pictures_have_one_slice() -> None:
 
     assert cost.grid == (1, 1500, 1500)
     assert cost.gpu_bytes < cost.cpu_bytes
+
+
+def test_the_largest_part_is_named_truly_for_a_small_image_too() -> None:
+    small = prediction_memory(plan(HIPPOCAMPUS), "3d_fullres", 3, (36, 50, 35))
+
+    assert "the process itself: 472 MB of" in small.reason

@@ -128,6 +128,23 @@ def test_a_damaged_case_is_made_again(raw: Path, tmp_path: Path) -> None:
     assert run(raw, tmp_path / "store") == Outcome(made=1, kept=3, taken=0, removed=0)
 
 
+def test_a_case_whose_voxels_did_not_reach_the_disk_is_neither_kept_nor_taken(
+    raw: Path, tmp_path: Path
+) -> None:
+    """After a power cut a file can be of full length, with its record, and zeros where its voxels should be."""
+    run(raw, tmp_path / "store")
+    file = tmp_path / "store" / f"{case_name(0)}.npz"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    file.write_bytes(content)
+
+    elsewhere = run(raw, tmp_path / "other", others=[tmp_path / "store"])
+    again = run(raw, tmp_path / "store")
+
+    assert elsewhere == Outcome(made=1, kept=0, taken=3, removed=0)
+    assert again == Outcome(made=1, kept=3, taken=0, removed=0)
+
+
 def test_equal_cases_are_taken_from_other_stores(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "old")
     change(raw, 3)
