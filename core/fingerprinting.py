@@ -70,7 +70,7 @@ def fingerprint_dataset(
     be clipped to the intensities of air and table.
 
     Args:
-        raw: The dataset folder, checked by `core.io.verification.verify_dataset`.
+        raw: The dataset folder, checked by `core.verification.verify.verify_dataset`.
         observer: Told of every case; may ask to stop.
         crew: Cases measured at the same time, and the memory for them.
         samples: Foreground voxels drawn per channel over all cases; another number than the method's is for

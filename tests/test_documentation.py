@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from core.domain.problems import NOTE_KINDS, PROBLEM_KINDS
 from core.errors import DomainError
-from core.io.checks import NOTE_KINDS, PROBLEM_KINDS
 
 ROOT = Path(__file__).parents[1]
 MAP = (ROOT / "docs" / "architecture.md").read_text()

@@ -42,3 +42,20 @@ class SilentObserver:
     def stop_requested(self) -> bool:
         """Never ask to stop."""
         return False
+
+
+class QuietObserver:
+    """Passes on the wish to stop, and keeps the steps of an inner stage to itself."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def report(self, progress: Progress) -> None:
+        """Ignore the progress."""
+
+    def record_epoch(self, epoch: EpochRecord) -> None:
+        """Ignore the epoch."""
+
+    def stop_requested(self) -> bool:
+        """Ask the caller."""
+        return self._observer.stop_requested()

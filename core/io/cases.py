@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem, ListedCase
+from core.domain.problems import problem, some
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError, DatasetError
 from core.io.case_store import is_file_name
-from core.io.checks import problem, some
 from core.io.readers import known_endings
 from core.io.scan import looks_the_same, scan_images, scan_labels
 
@@ -102,7 +102,7 @@ def description_text(raw: Path) -> bytes:
 def find_cases(raw: Path, description: DatasetDescription, *, outside: bool = False) -> tuple[CaseFiles, ...]:
     """List the training cases of a dataset folder, whether complete or not.
 
-    Files whose name does not follow the layout are left out; `core.io.verification` reports them.
+    Files whose name does not follow the layout are left out; `core.verification.verify` reports them.
 
     Args:
         raw: The dataset folder.

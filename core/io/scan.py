@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from core.domain.dataset import CaseId, DatasetProblem, invalid_dataset
-from core.io.checks import counted, problem, some
+from core.domain.problems import counted, problem, some
 from core.io.readers import known_endings
 
 FOREIGN_ENDINGS: Final[Mapping[str, str]] = {

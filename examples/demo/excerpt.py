@@ -11,10 +11,10 @@ from typing import Any
 from holdout import HoldOutError, hold_out
 from task import Task
 
+from core.conversion.layouts import Survey, survey, tell_layout
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver
 from core.io.cases import CaseFiles
-from core.io.layouts import Survey, survey, tell_layout
 from worker.archive import ArchiveLimits, dataset_root, unpack
 
 TRAINING_CASES = 40

@@ -14,7 +14,7 @@ import SimpleITK
 
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import SilentObserver
-from core.io.verification import Verification, verify_dataset
+from core.verification.verify import Verification, verify_dataset
 from tests.factories import Recipe, case_name, make_dataset, write_array
 
 VOLUME: Final = Recipe(cases=6, shape=(10, 14, 12))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from core.domain.dataset import ENTRIES, DatasetDescription
 from core.errors import DatasetError
-from core.io.case_checks import Rules, check_case
-from core.io.checks import Memory
+from core.memory import Memory
+from core.verification.case_checks import Rules, check_case
 from tests.factories import Recipe, make_dataset, write_array
 from tests.odd_inputs.table import verified
 

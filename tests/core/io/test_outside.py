@@ -124,4 +124,4 @@ def test_a_dataset_without_images_has_no_reader_and_says_so(tmp_path: Path) -> N
     (raw / "imagesTr" / "phantom_000_0000.nii.gz").unlink()
 
     with pytest.raises(DatasetError, match="no training image"):
-        pipeline._reader(raw, read_description(raw))
+        pipeline.plans._reader(raw, read_description(raw))

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from core.domain.conversion import Layout
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.labels import BACKGROUND
+from core.domain.problems import problem
 from core.domain.record import describe, parse_json
 from core.errors import DatasetError
 from core.io.cases import DESCRIPTION_FILE, description_text
-from core.io.checks import problem
 
 DROPPED_KEYS: Final = {
     Layout.DECATHLON: frozenset({"training", "test", "dataset"}),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from core.domain.dataset import DatasetProblem
+from core.domain.problems import NOTE_KINDS, PROBLEM_KINDS
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError, DatasetError
-from core.io.case_checks import label_voxels
-from core.io.checks import NOTE_KINDS, PROBLEM_KINDS
-from core.io.verification import Verification, verify_dataset
+from core.verification.case_checks import label_voxels
+from core.verification.verify import Verification, verify_dataset
 from tests.factories import (
     Recipe,
     case_name,

@@ -1,9 +1,9 @@
 """A verification of a thousand cases fits on a few screens, and says how much of what there is."""
 
 from core.domain.dataset import DatasetProblem
-from core.io.comparison import ClassFrequency
-from core.io.outline import SHOWN_ALIKE, outline
-from core.io.verification import Verification
+from core.verification.comparison import ClassFrequency
+from core.verification.outline import SHOWN_ALIKE, outline
+from core.verification.verify import Verification
 
 
 def verification(

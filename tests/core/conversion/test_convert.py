@@ -21,16 +21,16 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from core import __main__ as command_line
+from core.conversion import convert
+from core.conversion.convert import convert_dataset
+from core.conversion.layouts import tell_layout
+from core.conversion.legacy import convert_labels
 from core.domain.conversion import Conversion, Layout, Manner
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError, DatasetError, DomainError
-from core.io import convert
-from core.io.convert import convert_dataset
 from core.io.image import Header
-from core.io.layouts import tell_layout
-from core.io.legacy import convert_labels
 from core.io.readers import read_header, read_image, reader_for_file
-from core.io.verification import verify_dataset
+from core.verification.verify import verify_dataset
 from tests.factories import Recipe, case_name, make_dataset, make_phantom, write_array
 from tests.older_layouts import FOUR_AXES, OBLIQUE, make_older, older_json, write_channels
 

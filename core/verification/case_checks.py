@@ -10,11 +10,12 @@ from typing import Final, TypeVar
 import numpy as np
 
 from core.domain.dataset import CaseId, DatasetProblem
+from core.domain.problems import LISTED, counted, problem, some
 from core.errors import ImageError
-from core.io.checks import LISTED, Memory, counted, problem, some
 from core.io.image import FloatArray, Header, LabelArray, corner_distance, disagreement
 from core.io.readers import read_header, read_image, read_labels, reader_for_file
-from core.io.remarks import direction_remark, disguise, header_remarks, misplacement
+from core.memory import Memory
+from core.verification.remarks import direction_remark, disguise, header_remarks, misplacement
 
 BINARY_MASK: Final = frozenset({0, 255})
 """What image editors write for black and white."""

@@ -18,11 +18,11 @@ from core.domain.dataset import (
 )
 from core.domain.geometry import Shape, Spacing
 from core.domain.labels import LabelSet, label_mistakes, label_set
+from core.domain.problems import problem, some
 from core.domain.progress import Observer
 from core.domain.record import Record, describe
 from core.domain.training import Split
 from core.errors import DatasetError, ImageError, UnknownNameError
-from core.io.case_checks import Findings, Rules, check_case
 from core.io.cases import (
     IMAGES_FOLDER,
     LABELS_FOLDER,
@@ -36,16 +36,17 @@ from core.io.cases import (
     missing_folders,
     require_folder,
 )
-from core.io.checks import Memory, problem, some
-from core.io.comparison import (
+from core.io.readers import READERS, known_endings, read_header, reader_for_file
+from core.io.scan import endings_in
+from core.memory import Memory
+from core.verification.case_checks import Findings, Rules, check_case
+from core.verification.comparison import (
     ClassFrequency,
     class_frequencies,
     dataset_notes,
     dataset_problems,
     declaration_notes,
 )
-from core.io.readers import READERS, known_endings, read_header, reader_for_file
-from core.io.scan import endings_in
 
 TEST_IMAGES_FOLDER: Final = "imagesTs"
 TEST_LABELS_FOLDER: Final = "labelsTs"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from core.domain.dataset import DatasetProblem
-from core.io.checks import some
-from core.io.comparison import ClassFrequency
-from core.io.verification import Verification
+from core.domain.problems import some
+from core.verification.comparison import ClassFrequency
+from core.verification.verify import Verification
 
 SHOWN_ALIKE: Final = 10
 """Sentences of equal form that are written out; of more, only the cases are named."""

@@ -11,8 +11,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from core.io.image import Geometry
 from core.io.nifti import read_nifti
-
-NIFTI_ENDINGS: Final = (".nii", ".nii.gz")
+from core.io.volume import NIFTI_ENDINGS
 
 MOST_AXES: Final = 7
 """That NIfTI knows; nifti1.h of nifti.nimh.nih.gov, as all below."""

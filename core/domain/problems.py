@@ -1,8 +1,6 @@
-"""The kinds of what can be wrong or odd with a dataset, and what all checks share."""
+"""The kinds of what can be wrong or odd with a dataset, and how sentences about it are put together."""
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from core.domain.dataset import CaseId, DatasetProblem
@@ -62,31 +60,6 @@ NOTE_KINDS: Final[Mapping[str, str]] = {
 
 LISTED: Final = 10
 """How many values a sentence lists before it says how many more there are."""
-
-
-class Memory:
-    """Bytes that the cases being read may take together; who needs more than is left waits.
-
-    A case that is larger than all of it is read alone.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, size: int) -> Iterator[None]:
-        """Take bytes, and give them back at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
-            self._used += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= size
-                self._changed.notify_all()
 
 
 def some(values: Sequence[object]) -> str:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.io.checks import Memory
+from core.memory import Memory
 
 
 def test_together_they_stay_below_the_limit() -> None:

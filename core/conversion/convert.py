@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from core.conversion.channels import split_channels
+from core.conversion.layouts import FURTHER_FOLDERS, Survey, survey
 from core.domain.conversion import Conversion, Layout, Manner
 from core.domain.dataset import DatasetProblem
+from core.domain.problems import problem
 from core.domain.progress import Observer
 from core.domain.record import write_json
 from core.errors import DatasetError, ImageError
@@ -23,9 +26,6 @@ from core.io.cases import (
     Stage,
     map_cases,
 )
-from core.io.channels import split_channels
-from core.io.checks import problem
-from core.io.layouts import FURTHER_FOLDERS, Survey, survey
 from core.io.readers import read_header
 from core.io.volume import VOLUME_ENDINGS
 

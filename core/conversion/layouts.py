@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from core.conversion.legacy import convert_values, is_older, is_v2, read_values
 from core.domain.conversion import Layout
 from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem
+from core.domain.problems import LISTED, problem, some
 from core.domain.record import parse_json
 from core.errors import DatasetError, LabelsError
 from core.io.cases import DESCRIPTION_FILE, IMAGES_FOLDER, LABELS_FOLDER, CaseFiles, description_text
-from core.io.checks import LISTED, problem, some
-from core.io.legacy import convert_values, is_older, is_v2, read_values
 from core.io.readers import PICTURE_ENDINGS, known_endings
 
 FURTHER_FOLDERS: Final = (("imagesTs", "labelsTs"), ("imagesVal", "labelsVal"))

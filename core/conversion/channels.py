@@ -6,13 +6,13 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from core.io.checks import Memory
 from core.io.compression import GZIP_WINDOW, gzipped
 from core.io.image import Header, LabelArray
 from core.io.itk import write_by_itk
 from core.io.nifti import Nifti, read_nifti
 from core.io.payload import Payload, read_payload
 from core.io.volume import NIFTI_ENDINGS, open_volume
+from core.memory import Memory
 
 VECTOR_INTENT: Final = 1007
 """NIfTI's code for files whose fifth axis holds the components of a vector; nifti1.h of nifti.nimh.nih.gov."""

@@ -7,10 +7,10 @@ from statistics import median
 from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.geometry import Spacing
 from core.domain.labels import BACKGROUND, IGNORE, LabelSet
+from core.domain.problems import counted, problem, some
 from core.domain.record import Record
-from core.io.case_checks import Findings
-from core.io.checks import counted, problem, some
 from core.io.image import orientation
+from core.verification.case_checks import Findings
 
 SPACING_FACTOR = 5.0
 """A spacing this many times coarser or finer than the median of the dataset is rarely meant; scanners that are

@@ -1,0 +1,107 @@
+"""`train`, `predict`, `evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.commands.options import (
+    Configuration,
+    Device,
+    Out,
+    Plans,
+    Precision,
+    Raw,
+    figure,
+    fold_of,
+    observing,
+    read_plan,
+    read_text,
+)
+from core.domain.dataset import DatasetDescription
+from core.domain.model import PredictionOptions
+from core.domain.training import TrainingSettings
+
+
+def train(
+    raw: Raw,
+    plans: Plans,
+    configuration: Configuration,
+    out: Annotated[Path, typer.Option(help="Model folder; an interrupted training in it goes on.")],
+    fold: Annotated[str, typer.Option(help="0, 1, … or all.")] = "0",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    validation_iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    preprocessed: Annotated[
+        Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
+    ] = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Train one configuration on one fold, then segment and score its validation cases."""
+    from core import pipeline
+
+    values = {
+        "epochs": epochs,
+        "iterations_per_epoch": iterations_per_epoch,
+        "validation_iterations_per_epoch": validation_iterations_per_epoch,
+        "seed": seed,
+    }
+    order = pipeline.TrainOrder(
+        raw=raw,
+        plan=read_plan(plans),
+        configuration=configuration,
+        fold=fold_of(fold),
+        settings=TrainingSettings(**{key: value for key, value in values.items() if value is not None}),
+        model=out,
+        preprocessed=preprocessed,
+        precision=precision,
+        device=device,
+        outside=True,
+    )
+    with observing() as observer:
+        report = pipeline.train(order, observer)
+    print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
+
+
+def predict(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    input: Annotated[Path, typer.Option(help="Folder of images, CASE_0000.nii.gz …")],  # noqa: A002 - its name
+    out: Out,
+    folds: Annotated[str | None, typer.Option(help="0,1,… ; by default all that the model has.")] = None,
+    no_mirroring: Annotated[bool, typer.Option("--no-mirroring")] = False,  # noqa: FBT002 - a switch
+    step_size: Annotated[float, typer.Option(min=0.05, max=1)] = 0.5,
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Segment every image of a folder."""
+    from core import pipeline
+
+    options = PredictionOptions(
+        folds=None if folds is None else tuple(fold_of(fold) for fold in folds.split(",")),
+        mirroring=not no_mirroring,
+        step_size=step_size,
+        precision=precision,
+        device=device,
+    )
+    with observing() as observer:
+        count = pipeline.predict_folder(model, input, out, options, observer)
+    print(f"{count} cases segmented in {out}")
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Option(help="Folder of segmentations.")],
+    references: Annotated[Path, typer.Option(help="Folder of references, same file names.")],
+    dataset_json: Annotated[Path, typer.Option(help="dataset.json")],
+    out: Out,
+) -> None:
+    """Score segmentations against references."""
+    from core import pipeline
+
+    with observing() as observer:
+        description = DatasetDescription.parse(read_text(dataset_json))
+        report = pipeline.evaluate(predictions, references, description, out, observer)
+    for key, scores in report.mean.items():
+        print(f"{key}: Dice {figure(scores.dice)}")
+    print(f"foreground mean: Dice {figure(report.foreground_mean.dice)}")

@@ -1,0 +1,114 @@
+"""What the verbs of the command line share: options, files that a user names, progress on a terminal."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from core.domain.geometry import Shape
+from core.domain.plan import Plan
+from core.domain.progress import Observer, Progress, SilentObserver
+from core.domain.training import EpochRecord, Fold
+from core.errors import DatasetError, PlanningError, TrainingError
+
+LONGEST_AXIS = 100_000
+"""Voxels of an image whose prediction is estimated."""
+
+Raw = Annotated[Path, typer.Option(help="Dataset folder: dataset.json, imagesTr, labelsTr.", readable=False)]
+Out = Annotated[Path, typer.Option(help="Where the result goes.")]
+Plans = Annotated[Path, typer.Option(help="plans.json")]
+Configuration = Annotated[str, typer.Option(help="2d, 3d_fullres, or another one of the plans.")]
+Workers = Annotated[int | None, typer.Option(help="Threads; by default one per core.", min=1)]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of the arithmetic.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
+
+
+class LineObserver(SilentObserver):
+    """Says on standard error when a stage is done; for files and pipes, in which no bar can move."""
+
+    def report(self, progress: Progress) -> None:
+        """Print one line at the end of a stage."""
+        if progress.done == progress.total:
+            print(f"{progress.stage}: {progress.done} of {progress.total}", file=sys.stderr)
+
+    def record_epoch(self, epoch: EpochRecord) -> None:
+        """Print one line per epoch."""
+        print(_epoch_line(epoch), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def observing() -> Iterator[Observer]:
+    """Show how far a verb is, with bars if somebody watches."""
+    if not sys.stderr.isatty():
+        yield LineObserver()
+        return
+    from core.bars import shown_bars
+
+    with shown_bars(_epoch_line) as observer:
+        yield observer
+
+
+def _epoch_line(epoch: EpochRecord) -> str:
+    """Put what an epoch measured into one line."""
+    dice = "  ".join(f"{name} {figure(value)}" for name, value in epoch.pseudo_dice.items())
+    return (
+        f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {figure(epoch.validation_loss)}, "
+        f"pseudo Dice {dice}, {epoch.seconds:.1f} s"
+    )
+
+
+def read_text(path: Path) -> str:
+    """Read a small file that the user named."""
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as reason:
+        raise DatasetError(f"cannot read {path}: it is no text in UTF-8; is it the right file?") from reason
+    except OSError as reason:
+        raise DatasetError(f"cannot read {path}: {reason.strerror}; check the path") from reason
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plans.json that somebody may have edited."""
+    from core.planning.check import checked_plan
+
+    return checked_plan(read_text(path))
+
+
+def read_triple(text: str) -> tuple[float, float, float]:
+    """Read three positive numbers separated by commas."""
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+        if min(z, y, x) > 0 and max(z, y, x) < float("inf"):
+            return (z, y, x)
+    except ValueError:
+        pass
+    raise PlanningError(f"{text!r} is not z,y,x: three positive numbers such as 1,0.5,0.5")
+
+
+def read_shape(text: str) -> Shape:
+    """Read three voxel counts separated by commas."""
+    counts = text.split(",")
+    if len(counts) == len("zyx") and all(part.strip().isdecimal() for part in counts):
+        z, y, x = (int(part) for part in counts)
+        if min(z, y, x) >= 1 and max(z, y, x) <= LONGEST_AXIS:
+            return (z, y, x)
+    raise PlanningError(
+        f"{text!r} is not z,y,x: three whole numbers of voxels from 1 to {LONGEST_AXIS}, such as 40,512,512"
+    )
+
+
+def fold_of(text: str) -> Fold:
+    """Read a fold."""
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise TrainingError(f"{text!r} is no fold; give 0, 1, … or all")
+    return int(text)
+
+
+def figure(value: float | None) -> str:
+    """Four digits, or a dash where the value is undefined."""
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Datasets of older layouts → nnU-Net v2."""

@@ -1,0 +1,50 @@
+"""The verbs in order: verify, fingerprint, plan, preprocess, train, predict, evaluate; files in, files out."""
+
+from core.pipeline.data import (
+    convert,
+    default_workers,
+    fingerprint,
+    is_older,
+    preprocess,
+    preprocessed_cases,
+    preprocessing_digest,
+    verify,
+)
+from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset
+from core.pipeline.prediction import (
+    PredictionFiles,
+    PredictionSummary,
+    evaluate,
+    input_reader,
+    load,
+    predict_files,
+    predict_folder,
+)
+from core.pipeline.training import SPLITS_FILE, TrainOrder, find_checkpoint, train, validate
+
+__all__ = [
+    "SPLITS_FILE",
+    "PlanRequest",
+    "PredictionFiles",
+    "PredictionSummary",
+    "TrainOrder",
+    "convert",
+    "default_workers",
+    "evaluate",
+    "find_checkpoint",
+    "fingerprint",
+    "input_reader",
+    "is_older",
+    "load",
+    "move_plan",
+    "plan",
+    "plan_dataset",
+    "predict_files",
+    "predict_folder",
+    "preprocess",
+    "preprocessed_cases",
+    "preprocessing_digest",
+    "train",
+    "validate",
+    "verify",
+]
