@@ -19,10 +19,10 @@ from excerpt import is_older_zip, take_excerpt
 from fetch import FetchError, fetch
 from holdout import HoldOutError
 
+from core.conversion.layouts import survey, tell_layout
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver
 from core.errors import DomainError
-from core.io.layouts import survey, tell_layout
 from tests.factories import Recipe, case_name, make_dataset, zip_folder
 from tests.older_layouts import FOUR_AXES, OBLIQUE, make_older
 from worker.archive import unpack
