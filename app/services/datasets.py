@@ -16,7 +16,7 @@ from app.errors import ConflictError, NotFoundError
 from app.jobs import FINAL_STATES, IngestPayload, JobKind, JobState, ObjectRef, PlanResult
 from app.services import graph
 from app.services.paging import Page, PageRequest, read_page
-from app.services.resources import RequestKey, Resources, Submission, forget, submit_files
+from app.services.resources import RequestKey, Resources, Submission, forget, insistently, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
 from core.domain.dataset import DatasetDescription
@@ -85,7 +85,24 @@ def find_ready(session: Session, dataset_id: UUID) -> Dataset:
         NotFoundError: There is no such dataset.
         ConflictError: It is still being checked, or has problems.
     """
-    dataset = session.get(Dataset, dataset_id)
+    return _require_ready(session.get(Dataset, dataset_id), dataset_id)
+
+
+def hold_ready(session: Session, dataset_id: UUID) -> Dataset:
+    """Do as `find_ready`, and hold the dataset: until the transaction ends, nobody deletes it.
+
+    Whoever writes what hangs on a dataset calls this first: `remove` takes the same lock before it looks for
+    what is to go along, so that nothing comes after it has looked, and the two never wait for each other.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        ConflictError: It is still being checked, or has problems.
+    """
+    lock = {"read": True, "key_share": True}
+    return _require_ready(session.get(Dataset, dataset_id, with_for_update=lock), dataset_id)
+
+
+def _require_ready(dataset: Dataset | None, dataset_id: UUID) -> Dataset:
     if dataset is None:
         raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
     if dataset.state == "ingesting":
@@ -139,20 +156,24 @@ def remove(resources: Resources, dataset_id: UUID) -> None:
         NotFoundError: There is no such dataset.
         ConflictError: A training or model was made from it, or a job works on it.
     """
-    with transaction(resources.sessions) as session:
-        dataset = session.get(Dataset, dataset_id, with_for_update=True)
-        if dataset is None:
-            raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
-        _require_unused(session, dataset_id)
-        keys = _objects_of(session, dataset)
-        for plan_id in session.scalars(select(DatasetPlan.id).where(DatasetPlan.dataset_id == dataset_id)):
-            forget(session, plan_id)
-        forget(session, dataset_id)
-        session.execute(delete(DatasetPlan).where(DatasetPlan.dataset_id == dataset_id))
-        session.execute(delete(Job).where(Job.dataset_id == dataset_id))
-        session.execute(delete(Dataset).where(Dataset.id == dataset_id))
-        session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
-    for key in keys:
+
+    def write() -> list[str]:
+        with transaction(resources.sessions) as session:
+            dataset = session.get(Dataset, dataset_id, with_for_update=True)
+            if dataset is None:
+                raise NotFoundError(f"there is no dataset {dataset_id}", dataset_id=str(dataset_id))
+            _require_unused(session, dataset_id)
+            keys = _objects_of(session, dataset)
+            plans = select(DatasetPlan.id).where(DatasetPlan.dataset_id == dataset_id)
+            for thing in (dataset_id, *session.scalars(plans)):
+                forget(session, thing)
+            session.execute(delete(DatasetPlan).where(DatasetPlan.dataset_id == dataset_id))
+            session.execute(delete(Job).where(Job.dataset_id == dataset_id))
+            session.execute(delete(Dataset).where(Dataset.id == dataset_id))
+            session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
+            return keys
+
+    for key in insistently(write):
         resources.store.delete(key)
 
 

@@ -120,7 +120,7 @@ def take(
     ref = _store(resources, dataset_id, plan)
 
     def write(session: Session) -> Submission:
-        datasets.find_ready(session, dataset_id)
+        datasets.hold_ready(session, dataset_id)
         _require_free(session, dataset_id, name)
         row = DatasetPlan(id=uuid4(), dataset_id=dataset_id, name=name, request=request.to_json())
         _fill(session, row, "moved", plan, ref)
@@ -158,7 +158,7 @@ def put(resources: Resources, dataset_id: UUID, name: str, text: bytes, precondi
 
     def write() -> tuple[bool, list[str]]:
         with transaction(resources.sessions) as session:
-            datasets.find_ready(session, dataset_id)
+            datasets.hold_ready(session, dataset_id)
             row = _hold(session, dataset_id, name)
             status = None if row is None else kept_plans.statuses_of(session, [row])[0]
             precondition.require(None if status is None or status.file is None else status.file.sha256)
@@ -206,7 +206,7 @@ def remove(resources: Resources, dataset_id: UUID, name: str, precondition: Prec
 
 
 def _create(session: Session, dataset_id: UUID, request: PlanningRequest) -> Submission:
-    dataset = datasets.find_ready(session, dataset_id)
+    dataset = datasets.hold_ready(session, dataset_id)
     preset = request.preset or DEFAULT_PRESET
     name = request.name or PRESETS.get(preset).plans_name
     _require_free(session, dataset_id, name)

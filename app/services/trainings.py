@@ -92,7 +92,7 @@ def curves(session: Session, status: TrainingStatus) -> list[Curve]:
 
 
 def _create(session: Session, request: TrainingRequest) -> Submission:
-    dataset = datasets.find_ready(session, request.dataset_id)
+    dataset = datasets.hold_ready(session, request.dataset_id)
     _require_cases_for_folds(session, dataset, request)
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
     _require_trainable(request, plan)

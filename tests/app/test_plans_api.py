@@ -1,6 +1,8 @@
 """Plans over HTTP: made, taken from another dataset, read with reasons, uploaded, deleted, trained with."""
 
 import json
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,19 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, text, update
 
 from app.db.base import transaction
-from app.db.models import Job, StoredObject, Training
+from app.db.models import Dataset, DatasetCase, DatasetPlan, Job, StoredObject, Training
 from app.jobs import JobKind, JobState, ObjectRef, PlanPayload
 from app.services import kept_plans
 from app.services.resources import Resources
 from app.settings import Settings
 from core.planning.presets import PRESETS
 from tests.app import plans, playing
+
+POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+"""Where writers of different rows work at the same time; SQLite has one writer anyway."""
 
 
 @pytest.fixture
@@ -45,6 +50,20 @@ def files_in_store(settings: Settings) -> set[str]:
 def rows_of_objects(resources: Resources) -> set[str]:
     with transaction(resources.readers) as session:
         return set(session.scalars(select(StoredObject.key)))
+
+
+def wait_for_waiting(resources: Resources, transactions: int) -> None:
+    """Wait until so many transactions wait for somebody's lock."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 20
+    while True:
+        with transaction(resources.readers) as session:
+            if session.scalar(waiting) == transactions:
+                return
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.01)
 
 
 # Making a plan.
@@ -586,6 +605,73 @@ def test_a_dataset_takes_its_plans_along(
 
     assert "being planned for" in problem_of(early, 409)
     assert late.status_code == 204
+    assert files_in_store(settings) == rows_of_objects(resources) == set()
+
+
+@POSTGRES
+def test_a_dataset_that_is_deleted_takes_along_what_replaces_its_plan_meanwhile(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID
+) -> None:
+    plans.put(client, dataset_id, "mine", plans.file())
+    with ThreadPoolExecutor(2) as pool, transaction(resources.sessions) as session:
+        session.execute(select(DatasetPlan.id).with_for_update())
+        replaced = pool.submit(plans.put, client, dataset_id, "mine", plans.file(batch_size=3))
+        wait_for_waiting(resources, 1)
+        deleted = pool.submit(client.delete, f"/datasets/{dataset_id}")
+        wait_for_waiting(resources, 2)
+
+    assert deleted.result().status_code == 204
+    assert replaced.result().status_code in (200, 404)
+    assert files_in_store(settings) == rows_of_objects(resources) == set()
+
+
+@POSTGRES
+def test_whoever_comes_after_a_dataset_was_deleted_is_told_so(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID
+) -> None:
+    plans.put(client, dataset_id, "mine", plans.file())
+    other = playing.ready_dataset(resources)
+    source = {"dataset_id": str(dataset_id), "plan": "mine"}
+    asks: list[Callable[[], httpx.Response]] = [
+        lambda: plans.put(client, other, "mine", plans.file()),
+        lambda: ask(client, other),
+        lambda: ask(client, other, **{"from": source}),
+        lambda: train(client, other),
+    ]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        with transaction(resources.sessions) as session:
+            session.execute(select(Dataset.id).where(Dataset.id == other).with_for_update())
+            keys = list(session.scalars(select(Dataset.archive_key).where(Dataset.id == other)))
+            answers = [pool.submit(act) for act in asks]
+            wait_for_waiting(resources, len(asks))
+            for table in (DatasetCase, Job):
+                session.execute(delete(table).where(table.dataset_id == other))
+            session.execute(delete(Dataset).where(Dataset.id == other))
+            session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
+        for key in keys:
+            resources.store.delete(key)
+
+    assert all("no dataset" in problem_of(answer.result(), 404) for answer in answers)
+    assert files_in_store(settings) == rows_of_objects(resources)
+
+
+def test_a_dataset_and_its_plans_are_changed_by_many_at_once(
+    client: httpx.Client, resources: Resources, settings: Settings
+) -> None:
+    ids = [playing.ready_dataset(resources) for _ in range(4)]
+
+    def act(number: int) -> httpx.Response:
+        dataset_id, name = ids[number % 4], f"plan{number % 3}"
+        if number % 7 == 6:
+            return client.delete(f"/datasets/{dataset_id}")
+        if number % 7 == 5:
+            return client.delete(f"/datasets/{dataset_id}/plans/{name}")
+        return plans.put(client, dataset_id, name, plans.file(batch_size=2 + number))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(act, range(84)))
+
+    assert {answer.status_code for answer in answers} <= {200, 201, 204, 404}
     assert files_in_store(settings) == rows_of_objects(resources) == set()
 
 
