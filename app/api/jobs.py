@@ -14,7 +14,7 @@ from app.api.waiting import RETRY_AFTER_SECONDS, applied, ended, wait_of
 from app.jobs import FINAL_STATES, JobKind, JobState
 from app.services import following, steering
 from app.services.following import JobStatus
-from app.services.resources import Resources
+from app.services.resources import Resources, insistently
 from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 from app.services.transitions import announced
 
@@ -204,6 +204,9 @@ async def _steered(job_id: UUID, verb: Verb, resources: Resources, base: str, re
 
 
 def _steer(resources: Resources, job_id: UUID, verb: Verb) -> JobStatus:
-    with announced(resources.sessions, resources.queue) as session:
-        STEERING[verb](session, job_id)
-        return following.find(session, job_id)
+    def write() -> JobStatus:
+        with announced(resources.sessions, resources.queue) as session:
+            STEERING[verb](session, job_id)
+            return following.find(session, job_id)
+
+    return insistently(write)

@@ -163,8 +163,8 @@ def _record_plan(session: Session, job: Job, result: PlanResult) -> None:
 
 
 def _plan_of(session: Session, job: Job) -> DatasetPlan | None:
-    """Return the plan that a job is to make; None if it is gone or something else is kept in its place."""
-    return session.scalar(select(DatasetPlan).where(DatasetPlan.job_id == job.id))
+    """Lock the plan that a job is to make; None if it is gone or something else is kept in its place."""
+    return session.scalar(select(DatasetPlan).where(DatasetPlan.job_id == job.id).with_for_update())
 
 
 def _record_model(session: Session, job: Job, result: SelectResult) -> None:

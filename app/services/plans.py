@@ -29,6 +29,7 @@ from app.services.resources import (
     forget,
     insistently,
     kept,
+    replayed,
     submit_files,
     submit_once,
 )
@@ -75,7 +76,7 @@ def submit(
 
     Raises:
         NotFoundError: There is no such dataset.
-        ConflictError: It is not ready, or has a plan of this name.
+        ConflictError: It is not ready, or has a plan of this name that did not fail.
         RequestError: The key was used otherwise.
     """
     return submit_once(resources, key, lambda session: _create(session, dataset_id, request))
@@ -99,11 +100,14 @@ def take(
 
     Raises:
         NotFoundError: There is no such dataset or plan.
-        ConflictError: One of them is not ready, or the dataset has a plan of this name.
+        ConflictError: One of them is not ready, or the dataset has a plan of this name that did not fail.
         PlanError: The plan does not fit the dataset; every mistake is named.
         RequestError: The key was used otherwise.
     """
     with transaction(resources.readers) as session:
+        done = replayed(session, key)
+        if done is not None:  # Whatever has become of the other dataset since.
+            return done
         dataset = datasets.find_ready(session, dataset_id)
     name = name or source.plan
     content = kept_plans.open_plan(resources, source.dataset_id, source.plan)
@@ -121,7 +125,7 @@ def take(
 
     def write(session: Session) -> Submission:
         datasets.hold_ready(session, dataset_id)
-        _require_free(session, dataset_id, name)
+        _make_free(session, dataset_id, name)
         row = DatasetPlan(id=uuid4(), dataset_id=dataset_id, name=name, request=request.to_json())
         _fill(session, row, "moved", plan, ref)
         return Submission(row.id, row.id)
@@ -209,7 +213,7 @@ def _create(session: Session, dataset_id: UUID, request: PlanningRequest) -> Sub
     dataset = datasets.hold_ready(session, dataset_id)
     preset = request.preset or DEFAULT_PRESET
     name = request.name or PRESETS.get(preset).plans_name
-    _require_free(session, dataset_id, name)
+    _make_free(session, dataset_id, name)
     row = DatasetPlan(
         id=uuid4(),
         dataset_id=dataset_id,
@@ -289,14 +293,23 @@ def _hold(session: Session, dataset_id: UUID, name: str) -> DatasetPlan | None:
     return row
 
 
-def _require_free(session: Session, dataset_id: UUID, name: str) -> None:
-    """Refuse a second plan of a name."""
-    if session.scalar(kept_plans.named(dataset_id, name)) is not None:
+def _make_free(session: Session, dataset_id: UUID, name: str) -> None:
+    """Refuse a second plan of a name; one that could not be made gives way, having no file to be used.
+
+    Its job stays, so that why it failed can still be read; it cannot be tried again.
+    """
+    row = _hold(session, dataset_id, name)
+    if row is None:
+        return
+    if kept_plans.statuses_of(session, [row])[0].state != "failed":
         raise ConflictError(
             f"the dataset has a plan {name} already; give this one another name, upload it with PUT to replace "
             "that one, or delete that one first",
             plan=name,
         )
+    forget(session, row.id)
+    session.delete(row)
+    session.flush()
 
 
 def _require_made(status: PlanStatus) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.base import Sessions, is_outage, now
@@ -24,8 +24,11 @@ T = TypeVar("T")
 KEY_LIFETIME = timedelta(hours=24)
 """A key that is older is forgotten, and its request done anew."""
 
-ATTEMPTS = 3
+ATTEMPTS = 12
 """How often a transaction is tried when another one took the same unique value in the meantime."""
+
+DEADLOCK = "40P01"
+"""SQLSTATE of a transaction that PostgreSQL ended because two waited for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,22 @@ def submit_once(
 
 
 def insistently(write: Callable[[], T]) -> T:
-    """Run a transaction, and again if another one took the same unique value, or what this one points at."""
+    """Run a transaction, and again if another one came in between.
+
+    That is: it took the same unique value, or what this one points at, or the two waited for each other.
+    """
     for remaining in reversed(range(ATTEMPTS)):
         try:
             return write()
-        except IntegrityError:
-            if remaining == 0:
+        except DBAPIError as error:
+            if remaining == 0 or not _is_rivalry(error):
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_rivalry(error: DBAPIError) -> bool:
+    """Whether an error comes from another transaction, so that the next attempt may succeed."""
+    return isinstance(error, IntegrityError) or getattr(error.orig, "sqlstate", None) == DEADLOCK
 
 
 def submit_files(
@@ -131,6 +142,22 @@ def forget(session: Session, resource_id: UUID) -> None:
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.resource_id == resource_id))
 
 
+def replayed(session: Session, key: RequestKey | None) -> Submission | None:
+    """Return what the same request made before; None if it made nothing, or that was too long ago.
+
+    Raises:
+        RequestError: The key came with another request before.
+    """
+    known = None if key is None else session.get(IdempotencyKey, key.key)
+    if key is None or known is None or known.created_at < now() - KEY_LIFETIME:
+        return None
+    if known.digest != key.digest:
+        raise RequestError(
+            "this Idempotency-Key came with another request before; use a new key for a new request"
+        )
+    return Submission(known.resource_id, known.job_id, replayed=True)
+
+
 def _submit(
     resources: Resources, key: RequestKey | None, create: Callable[[Session], Submission]
 ) -> Submission:
@@ -138,15 +165,9 @@ def _submit(
         if key is None:
             return create(session)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEY_LIFETIME))
-        known = session.get(IdempotencyKey, key.key)
-        if known is None:
-            made = create(session)
-            session.add(
-                IdempotencyKey(key=key.key, digest=key.digest, resource_id=made.id, job_id=made.job_id)
-            )
-            return made
-        if known.digest != key.digest:
-            raise RequestError(
-                "this Idempotency-Key came with another request before; use a new key for a new request"
-            )
-        return Submission(known.resource_id, known.job_id, replayed=True)
+        done = replayed(session, key)
+        if done is not None:
+            return done
+        made = create(session)
+        session.add(IdempotencyKey(key=key.key, digest=key.digest, resource_id=made.id, job_id=made.job_id))
+        return made

@@ -237,6 +237,60 @@ def test_a_plan_that_failed_says_why_and_is_tried_again(
     assert client.get(accepted["links"]["self"]).json()["state"] == "ready"
 
 
+@pytest.mark.parametrize("how", ["failed", "canceled", "forgotten"])
+def test_a_plan_that_could_not_be_made_leaves_its_name_to_the_next(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID, how: str
+) -> None:
+    key = {"Idempotency-Key": "p"}
+    first = ask(client, dataset_id, gpu_memory_gb=0.001, headers=dict(key)).json()
+    if how == "failed":
+        playing.fail(resources.sessions, playing.claim(resources.sessions), "no patch fits the memory")
+    elif how == "canceled":
+        client.post(f"/jobs/{first['job_id']}/cancel")
+    else:  # As the release before leaves it, which knows no plans.
+        with transaction(resources.sessions) as session:
+            session.execute(update(Job).where(Job.kind == JobKind.PLAN).values(state=JobState.FAILED))
+
+    response = ask(client, dataset_id, gpu_memory_gb=8)
+    again = ask(client, dataset_id, gpu_memory_gb=8)
+    plans.finish(resources, settings.data_dir, playing.claim(resources.sessions))
+
+    assert response.status_code == 202, response.text
+    assert response.json()["id"] != first["id"]
+    assert "another name" in problem_of(again, 409)
+    (listed,) = client.get(f"/datasets/{dataset_id}/plans").json()["items"]
+    assert (listed["state"], listed["job_id"]) == ("ready", response.json()["job_id"])
+    assert "deleted or replaced" in problem_of(client.post(f"/jobs/{first['job_id']}/retry"), 409)
+    assert "another name" in problem_of(ask(client, dataset_id, gpu_memory_gb=0.001, headers=dict(key)), 409)
+    assert files_in_store(settings) == rows_of_objects(resources)
+
+
+def test_a_plan_that_could_not_be_made_is_replaced_once(client: httpx.Client, dataset_id: UUID) -> None:
+    accepted = ask(client, dataset_id).json()
+    client.post(f"/jobs/{accepted['job_id']}/cancel")
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: ask(client, dataset_id), range(6)))
+
+    assert sorted(answer.status_code for answer in answers) == [202, *[409] * 5]
+    assert len(client.get(f"/datasets/{dataset_id}/plans").json()["items"]) == 1
+
+
+def test_a_plan_that_could_not_be_made_gives_way_to_one_that_is_taken(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID
+) -> None:
+    other = playing.ready_dataset(resources)
+    plans.put(client, dataset_id, "mine", plans.file())
+    accepted = ask(client, other, name="mine").json()
+    client.post(f"/jobs/{accepted['job_id']}/cancel")
+
+    response = ask(client, other, **{"from": {"dataset_id": str(dataset_id), "plan": "mine"}})
+
+    assert response.status_code == 201, response.text
+    assert client.get(response.headers["location"]).json()["origin"] == "moved"
+    assert files_in_store(settings) == rows_of_objects(resources)
+
+
 def test_a_plan_whose_job_another_release_let_fail_counts_as_failed(
     client: httpx.Client, resources: Resources, dataset_id: UUID
 ) -> None:
@@ -508,6 +562,27 @@ def test_a_move_that_is_sent_twice_is_done_once(
     assert first.json() == again.json()
     assert again.headers["idempotency-replayed"] == "true"
     assert "mine" in problem_of(third, 409)
+    assert files_in_store(settings) == rows_of_objects(resources)
+
+
+@pytest.mark.parametrize("what", ["plan", "dataset"])
+def test_a_move_that_is_sent_twice_is_answered_alike_although_its_source_is_gone(
+    client: httpx.Client, resources: Resources, settings: Settings, dataset_id: UUID, what: str
+) -> None:
+    other = playing.ready_dataset(resources)
+    plans.put(client, dataset_id, "mine", plans.file())
+    body = {"from": {"dataset_id": str(dataset_id), "plan": "mine"}}
+    key = {"Idempotency-Key": "m"}
+
+    first = ask(client, other, **body, headers=dict(key))
+    gone = client.delete(f"/datasets/{dataset_id}" + ("/plans/mine" if what == "plan" else ""))
+    again = ask(client, other, **body, headers=dict(key))
+    foreign = ask(client, other, **body, name="theirs", headers=dict(key))
+
+    assert (first.status_code, gone.status_code, again.status_code) == (201, 204, 201)
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "Idempotency-Key" in problem_of(foreign, 422)
     assert files_in_store(settings) == rows_of_objects(resources)
 
 

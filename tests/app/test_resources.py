@@ -1,11 +1,14 @@
 """Files that came with a request: kept with its rows, gone with them, and kept when nobody knows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
+from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -13,7 +16,7 @@ from app.db.base import transaction
 from app.db.models import Dataset, StoredObject
 from app.main import create_app
 from app.services import datasets
-from app.services.resources import RequestKey, Resources, Submission, submit_files
+from app.services.resources import RequestKey, Resources, Submission, insistently, submit_files
 from app.settings import Settings
 from tests.app import playing
 from tests.app.serving import served
@@ -95,6 +98,26 @@ def test_a_file_whose_rows_could_not_be_written_is_deleted(resources: Resources)
         submit_files(resources, None, [ref], refuse)
 
     assert stored(resources) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_of_two_that_wait_for_each_other_both_succeed(resources: Resources) -> None:
+    ids = [upload(resources).id, upload(resources).id]
+    both_hold_one, attempts = Barrier(2), []
+
+    def rename(order: list[UUID]) -> None:
+        with transaction(resources.sessions) as session:
+            for number, dataset_id in enumerate(order):
+                session.execute(update(Dataset).where(Dataset.id == dataset_id).values(reader="A reader"))
+                attempts.append(dataset_id)
+                if number == 0 and len(attempts) <= len(ids):
+                    both_hold_one.wait(20)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(insistently, lambda order=order: rename(order)) for order in (ids, ids[::-1])]
+
+    assert [one.exception() for one in done] == [None, None]
+    assert len(attempts) > len(ids) * 2
 
 
 def test_a_client_hears_that_the_database_was_away(settings: Settings, resources: Resources) -> None:
