@@ -9,6 +9,7 @@ import pytest
 from app.settings import Settings
 from core.domain.problems import NOTE_KINDS, PROBLEM_KINDS
 from core.errors import DomainError
+from worker import raw
 
 ROOT = Path(__file__).parents[1]
 MAP = (ROOT / "docs" / "architecture.md").read_text()
@@ -61,6 +62,7 @@ def test_every_kind_of_problem_is_explained() -> None:
             __import__(name)
 
     kinds = {kind.kind for kind in _descendants(DomainError)} | set(PROBLEM_KINDS) | set(NOTE_KINDS)
+    kinds |= set(raw.NOTE_KINDS)
 
     assert sorted(kind for kind in kinds if f"`{kind}`" not in explained) == []
 

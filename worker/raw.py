@@ -1,9 +1,12 @@
 """From an uploaded archive to a dataset in nnU-Net v2's layout: unpacked, and converted where it has an older one."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from core.domain.conversion import Conversion, Manner
+from core.domain.conversion import Conversion, Layout, Manner
+from core.domain.dataset import DatasetProblem
+from core.domain.problems import counted, problem, some
 from core.domain.progress import Observer
 from core.domain.record import write_json
 from worker.archive import ArchiveLimits, dataset_root, unpack
@@ -13,6 +16,15 @@ RAW_VERSION = 2
 
 CONVERTED_FOLDER = "dataset"
 
+CONVERTED_ENTRIES = frozenset({"dataset.json", "imagesTr", "labelsTr"})
+"""What conversion takes from an older layout."""
+
+NOTE_KINDS: Mapping[str, str] = {
+    "converted": "The archive has an older layout; what is used is its conversion.",
+    "left-out": "The archive holds more than training cases; conversion left that out.",
+}
+"""What is to be known of a converted dataset beside what conversion itself notes, by kind."""
+
 CONVERSION_FILE = ".conversion.json"
 """Beside a converted dataset. No archive can bring one: names that begin with a dot are left out of it."""
 
@@ -21,7 +33,8 @@ def build_raw(archive: Path, folder: Path, limits: ArchiveLimits, observer: Obse
     """Fill an empty folder with the dataset of an archive.
 
     The same archive gives the same files on every machine. Where it has an older layout, only the converted
-    files stay; cases that could not be converted are left out, and `conversion_of` tells of them.
+    files stay; cases that could not be converted are left out, as is all that no training reads, and
+    `conversion_of` tells of both.
 
     Raises:
         ArchiveError: The archive is refused; nothing of it may be used.
@@ -36,6 +49,7 @@ def build_raw(archive: Path, folder: Path, limits: ArchiveLimits, observer: Obse
     root = dataset_root(folder)
     if not pipeline.is_older(root):
         return
+    left_out = _entries_beside(folder, root)
     converted = folder / f".{CONVERTED_FOLDER}"
     manner = Manner(link=True, partly=True, further_cases=False)
     conversion = pipeline.convert(root, converted, observer, manner)
@@ -43,7 +57,38 @@ def build_raw(archive: Path, folder: Path, limits: ArchiveLimits, observer: Obse
         if entry != converted:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     converted.rename(folder / CONVERTED_FOLDER)
-    write_json(folder / CONVERSION_FILE, conversion.to_json())
+    told = conversion.model_copy(update={"notes": (*_notes(conversion, left_out), *conversion.notes)})
+    write_json(folder / CONVERSION_FILE, told.to_json())
+
+
+def _entries_beside(folder: Path, root: Path) -> dict[str, int | None]:
+    """Return what an archive holds beside the training cases, each folder with its number of files."""
+    entries = [*root.iterdir(), *(entry for entry in folder.iterdir() if root not in (folder, entry))]
+    return {
+        entry.name: sum(one.is_file() for one in entry.rglob("*")) if entry.is_dir() else None
+        for entry in sorted(entries)
+        if entry.name not in CONVERTED_ENTRIES
+    }
+
+
+def _notes(conversion: Conversion, left_out: dict[str, int | None]) -> list[DatasetProblem]:
+    """Say that a dataset is not the one that was sent, and what is missing from it."""
+    message = (
+        f"the archive has the layout of {conversion.layout} and was converted to that of {Layout.V2}: "
+        f"{counted(conversion.cases, 'case')}; the archive is kept as it came"
+    )
+    notes = [problem(None, "converted", message)]
+    if left_out:
+        names = [
+            name if files is None else f"{name} ({counted(files, 'file')})"
+            for name, files in left_out.items()
+        ]
+        message = (
+            f"of the archive, {some(names)} did not become part of the dataset: training does not read it; "
+            "images that are to be segmented go to POST /predict"
+        )
+        notes.append(problem(None, "left-out", message))
+    return notes
 
 
 def conversion_of(raw: Path) -> Conversion | None:

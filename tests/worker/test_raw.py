@@ -61,6 +61,44 @@ def test_an_older_dataset_becomes_ready(workspace: Workspace, tmp_path: Path, la
     assert sorted(path.name for path in raw.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
 
 
+@pytest.mark.parametrize("layout", [Layout.DECATHLON, Layout.V1])
+def test_a_dataset_says_that_it_was_converted_and_what_was_left_out(
+    workspace: Workspace, tmp_path: Path, layout: Layout
+) -> None:
+    source = make_older(tmp_path / "made", FOUR_AXES, layout, tests=2)
+    (source / "splits_final.json").write_text("[]")
+    archive = stored(workspace, source)
+    tests = 2 if layout is Layout.DECATHLON else 4
+
+    notes = {note.kind: note.message for note in ingested(workspace, archive).notes if note.case is None}
+    again = ingested(workspace, archive)
+
+    assert layout in notes["converted"]
+    assert "3 cases" in notes["converted"]
+    assert f"imagesTs ({tests} files), splits_final.json" in notes["left-out"]
+    assert notes.items() <= {note.kind: note.message for note in again.notes}.items()
+
+
+def test_a_dataset_of_which_all_was_converted_names_nothing_left_out(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    result = ingested(workspace, stored(workspace, make_older(tmp_path / "made")))
+
+    kinds = {note.kind for note in result.notes}
+    assert "converted" in kinds
+    assert "left-out" not in kinds
+
+
+def test_a_dataset_in_the_layout_of_today_is_not_said_to_be_converted(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    source = make_dataset(tmp_path / "made", replace(OBLIQUE, cases=2))
+
+    result = ingested(workspace, stored(workspace, source))
+
+    assert {"converted", "left-out"}.isdisjoint(note.kind for note in result.notes)
+
+
 def test_two_machines_make_the_same_dataset(workspace: Workspace, tmp_path: Path) -> None:
     archive = stored(workspace, make_older(tmp_path / "made", FOUR_AXES))
     other = Workspace(tmp_path / "other machine", workspace.store, LIMITS)
