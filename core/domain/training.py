@@ -15,11 +15,26 @@ VALIDATION_SHARE = 5
 """One iteration of validation for so many of training: 50 for the default 250 (Engine specification B 1.1)."""
 
 
+LossName = Literal["dice_ce", "ce", "dice", "topk", "dice_topk"]
+"""Dice and cross-entropy together, either alone, or cross-entropy of the hardest tenth of the voxels."""
+
+ScheduleName = Literal["polynomial", "cosine", "constant"]
+"""How the learning rate falls, after a warm-up if there is one."""
+
+OptimizerName = Literal["sgd", "adamw", "adam"]
+
+AugmentationName = Literal["default", "strong", "none"]
+"""What happens to patches; `strong` is the heavier pipeline that nnU-Net calls DA5."""
+
+
 class TrainingSettings(Record):
     """Everything that shapes a training and is not in the plan.
 
+    Losses and augmentations that packages add are named here too; whether a name exists is found out where
+    they are loaded.
+
     Source:
-        Engine specification B 1.1.
+        Engine specification B 1.1, B 5.
     """
 
     epochs: int = Field(default=1000, ge=1)
@@ -27,12 +42,48 @@ class TrainingSettings(Record):
     validation_iterations_per_epoch: int = Field(default=50, ge=1)
     """A fifth of `iterations_per_epoch` where it is not given."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    initial_learning_rate: float = Field(default=0.01, gt=0)
+    deterministic: bool = False
+    """Whether two runs on the same machine are equal to the last bit; on a GPU that costs time."""
+
+    initial_learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    schedule: ScheduleName = "polynomial"
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate rises to the initial one, before the schedule begins."""
+    optimizer: OptimizerName = "sgd"
+    """SGD has Nesterov momentum; AdamW has AMSGrad, as the published variants."""
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(default=3e-5, ge=0)
+    """Of SGD."""
+    weight_decay: float = Field(default=3e-5, ge=0, allow_inf_nan=False)
     gradient_norm_limit: float = Field(default=12.0, gt=0)
+    early_stop_epochs: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better smoothed pseudo Dice; None: never."""
+
+    loss: str = "dice_ce"
+    """A `LossName`, or the name of a loss that a package adds."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a voxel's label that is spread over all labels, in the cross-entropy."""
+    dice_smoothing: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    """Added above and below the fraction line of Dice."""
+    deep_supervision: bool = True
+    """Whether the coarser outputs of the network are supervised too."""
+
     foreground_share: float = Field(default=0.33, ge=0, le=1)
     """Share of each batch whose patch is centred on a foreground voxel."""
+    foreground_is_drawn: bool = False
+    """Whether chance decides for each patch if it is one of them, instead of its place in the batch."""
+
+    augmentation: str = "default"
+    """An `AugmentationName`, or the name of an augmentation that a package adds."""
+    mirror_axes: tuple[int, ...] | None = None
+    """Axes of the network's patch along which training and prediction mirror; None: all, (): none."""
+    swapped_labels: tuple[tuple[str, str], ...] = ()
+    """Pairs of labels, left and right, that change places where a patch is mirrored along `swap_axis`."""
+    swap_axis: int | None = Field(default=None, ge=0)
+    """Axis of the network's patch that runs from left to right."""
+    label_interpolation: Literal["linear", "nearest"] = "linear"
+    """How labels are sampled where a patch is rotated or scaled: by vote of all neighbours, or the nearest."""
+    dummy_2d: bool | None = None
+    """Whether patches are rotated slice by slice; None: as the patch size says."""
 
     @model_validator(mode="before")
     @classmethod
