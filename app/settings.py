@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     """Upper limit of `Prefer: wait=N`."""
     model_cache_gib: float = Field(default=4, gt=0)
     """Memory for models that the predict lane keeps warm."""
+    workspace_gib: float = Field(default=200, gt=0)
+    """What the workspace keeps for jobs to come, beside what running ones use."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of a job's arithmetic; None: one per core."""
 

@@ -140,7 +140,8 @@ def perform(assignment: Assignment, observer: PipeObserver) -> Message:
     from worker import tasks
 
     conditions = tasks.Conditions(assignment.threads, assignment.checkpoint_seconds)
-    return tasks.perform(assignment.order, assignment.workspace(), observer, conditions)
+    with (workspace := assignment.workspace()).holds:
+        return tasks.perform(assignment.order, workspace, observer, conditions)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def main() -> None:
         def load() -> LoadedModel:
             return pipeline.load(workspace.model(payload.model_files, observer), PredictionOptions())
 
-        model, was_warm = cache.get(payload.model_id, load, assignment.model_cache_bytes)
-        return tasks.predict(order, model, workspace, observer, was_warm=was_warm)
+        with workspace.holds:
+            model, was_warm = cache.get(payload.model_id, load, assignment.model_cache_bytes)
+            return tasks.predict(order, model, workspace, observer, was_warm=was_warm)
 
     serve(perform, is_resident=True)
 

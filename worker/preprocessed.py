@@ -9,7 +9,7 @@ from core import pipeline
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
 from worker.raw import RAW_VERSION
-from worker.workspace import Workspace, build_once
+from worker.workspace import Workspace
 
 
 def preprocessed_here(
@@ -34,8 +34,9 @@ def preprocessed_here(
         DomainError: As `pipeline.preprocess`.
     """
     raw, plan = workspace.raw_dataset(payload.archive, observer), read_plan(workspace, payload.plans)
+    recipe = pipeline.preprocessing_digest(plan, payload.configuration)
     digest = preprocessing_digest(payload.archive, plan, payload.configuration)
-    folder = workspace.preprocessed(digest)
+    folder = workspace.preprocessed(recipe, digest)
 
     def build(target: Path) -> None:
         pipeline.preprocess(
@@ -45,10 +46,10 @@ def preprocessed_here(
             target,
             observer,
             workers=threads,
-            other_stores=workspace.other_preprocessed(digest),
+            other_stores=workspace.other_preprocessed(recipe, digest, observer),
         )
 
-    build_once(folder, build, observer, goes_on=True)
+    workspace.hold(folder, build, observer, goes_on=True)
     return folder, digest
 
 

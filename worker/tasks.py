@@ -191,8 +191,10 @@ def preprocess(
     if order.preprocessed is not None and _are_stored(workspace, order.preprocessed):
         return _message(order.preprocessed)
     folder, digest = preprocessed_here(payload, workspace, observer, threads=threads)
-    cases = pipeline.preprocessed_cases(folder)
-    files = {case_object(number): file for number, file in enumerate(cases.values())}
+    cases, outbox = pipeline.preprocessed_cases(folder), workspace.outbox(order)
+    files = {case_object(number): outbox / case_object(number) for number in range(len(cases))}
+    for file, handed_over in zip(cases.values(), files.values(), strict=True):
+        link_or_copy(file, handed_over)  # Nobody holds the folder while the parent brings them to the store.
     return _message(PreprocessResult(files={}, cases=tuple(cases), digest=digest), files)
 
 
@@ -216,7 +218,8 @@ def train(
     if order.preprocessed is None or not is_readable(order.preprocessed):
         arrays, _ = preprocessed_here(payload, workspace, observer, threads=conditions.threads)
     else:
-        arrays = workspace.fetch_preprocessed(order.preprocessed, observer)
+        recipe = pipeline.preprocessing_digest(plan_, payload.configuration)
+        arrays = workspace.fetch_preprocessed(order.preprocessed, recipe, observer)
     task = pipeline.TrainOrder(
         raw=raw,
         plan=plan_,

@@ -1,6 +1,7 @@
 """What a worker does beside its jobs: take back what others left, announce again, clean up, show that it lives."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from app.jobs import JobKind, Lane
 from app.services import jobs
 from app.services.outcomes import KEYS_PER_QUERY
 from app.services.transitions import announced
+from app.settings import GIB
+from worker.cleaning import clean_scratch
 from worker.machine import Worker, report_outage
 
 log = logging.getLogger(__name__)
@@ -20,7 +23,7 @@ SWEEP_SECONDS = 5.0
 """Between two rounds, or half a lease if that is shorter."""
 
 CLEANING_SECONDS = 600.0
-"""Between two looks for folders of trainings that have ended elsewhere, and how long those lie untouched."""
+"""Between two looks for what jobs left on this machine that have ended elsewhere, and how long it lies untouched."""
 
 COLLECTING_SECONDS = 6 * 3600.0
 """Between two looks for objects that no row names."""
@@ -58,14 +61,25 @@ def sweep(worker: Worker) -> None:
 
 
 def clean(worker: Worker) -> None:
-    """Remove the folders of trainings that have ended, on whatever machine they did."""
+    """Remove what jobs left that have ended, on whatever machine they did: trainings, files to be handed over."""
     workspace = worker.workspace()
-    left = workspace.trainings(untouched_for_seconds=CLEANING_SECONDS)
+    trainings = workspace.trainings(untouched_for_seconds=CLEANING_SECONDS)
+    outboxes = workspace.outboxes(untouched_for_seconds=CLEANING_SECONDS)
+    left = {*trainings, *outboxes.values()}
     if left:
         with transaction(worker.readers) as session:
             needed = jobs.still_needed(session, left)
-        for job_id in set(left) - needed:
+        for job_id in set(trainings) - needed:
             workspace.forget_training(job_id)
+        for folder, job_id in outboxes.items():
+            if job_id not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_room(worker: Worker) -> None:
+    """Remove from the scratch folder what no job will take up again, and what is over its budget."""
+    settings = worker.settings
+    clean_scratch(settings.resolved_workspace_dir, settings.workspace_gib * GIB)
 
 
 def collect(worker: Worker) -> None:
@@ -94,6 +108,7 @@ def _go_round(worker: Worker, lanes: Collection[Lane]) -> None:
         _Round(often, lambda: alive.touch(beat)),
         _Round(often, lambda: sweep(worker)),
         _Round(CLEANING_SECONDS, lambda: clean(worker)),
+        _Round(CLEANING_SECONDS, lambda: make_room(worker)),
     ]
     if Lane.CPU in lanes:
         rounds.append(_Round(COLLECTING_SECONDS, lambda: collect(worker)))

@@ -1,43 +1,50 @@
 """Scratch folders addressed by content: fetched or built once, shared by jobs, never the only copy."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 from uuid import UUID
 
 from app.jobs import ObjectRef, PreprocessResult, WorkOrder
-from app.storage import LocalStore, StoreError, copy_hashing, flush_folder
+from app.storage import LocalStore, StoreError, copy_hashing
 from core.domain.model import CHECKPOINT_FILE
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
 from worker.archive import ArchiveLimits, dataset_root
 from worker.raw import RAW_VERSION, build_raw
+from worker.shared import PARTIAL_SUFFIX, held, lock_of, locked
 
 CASE_SUFFIX = ".npz"
 """Of a preprocessed case, as `core.io.case_store` names it."""
 
-PARTIAL_SUFFIX = ".partial"
-"""Of a folder that is being built, or was left by a build that was interrupted."""
+DATASETS, PREPROCESSED, MODELS = "datasets", "preprocessed", "models"
+"""Folders of the workspace whose content jobs share."""
 
-LOCK_POLL_SECONDS = 0.1
-"""Between two tries to get a lock; a process that waits can still be asked to stop."""
+DATASET_SUFFIX = f"-{RAW_VERSION}"
+"""Of the folder of an unpacked dataset."""
+
+RECIPE_DIGITS = 16
+"""So much of a recipe's digest begins the name of its folders: two that agree in it by chance cost a look."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """One worker's scratch folder and the store that it is filled from."""
+    """One worker's scratch folder and the store that it is filled from.
+
+    Datasets, preprocessed cases and models that it hands out are kept from being removed until `holds` is closed,
+    or the process ends.
+    """
 
     folder: Path
     store: LocalStore
     limits: ArchiveLimits
+    holds: ExitStack = field(default_factory=ExitStack, compare=False)
 
     def raw_dataset(self, archive: ObjectRef, observer: Observer) -> Path:
         """Return the dataset of an archive in nnU-Net v2's layout, the folder that holds dataset.json.
@@ -49,38 +56,56 @@ class Workspace:
             DatasetError: It has an older layout and cannot be converted at all; nothing of it stays.
             CancelledError: The observer asked to stop.
         """
-        target = self.folder / "datasets" / f"{archive.sha256}-{RAW_VERSION}"
-        build_once(
+        target = self.folder / DATASETS / f"{archive.sha256}{DATASET_SUFFIX}"
+        self.hold(
             target,
             lambda folder: build_raw(self.store.path(archive), folder, self.limits, observer),
             observer,
         )
         return dataset_root(target)
 
-    def preprocessed(self, digest: str) -> Path:
-        """Return where preprocessed cases of this `preprocessing_digest` belong, there or not."""
-        return self.folder / "preprocessed" / digest
+    def preprocessed(self, recipe: str, digest: str) -> Path:
+        """Return where preprocessed cases belong, there or not.
 
-    def other_preprocessed(self, digest: str) -> tuple[Path, ...]:
-        """Return all other folders of preprocessed cases on this machine, the newest first."""
-        folders = [path for path in (self.folder / "preprocessed").glob("*") if path.is_dir()]
-        others = [path for path in folders if path.name != digest and path.suffix != PARTIAL_SUFFIX]
-        return tuple(sorted(others, key=lambda path: path.stat().st_mtime, reverse=True))
+        Args:
+            recipe: Digest of all that a plan says of preprocessing.
+            digest: Of that and the dataset.
+        """
+        return self.folder / PREPROCESSED / f"{recipe[:RECIPE_DIGITS]}-{digest}"
 
-    def fetch_preprocessed(self, result: PreprocessResult, observer: Observer) -> Path:
+    def other_preprocessed(self, recipe: str, digest: str, observer: Observer) -> tuple[Path, ...]:
+        """Return the folders on this machine that may hold the same cases: of the same recipe, the newest first."""
+        folder = self.preprocessed(recipe, digest)
+        others = [
+            path
+            for path in folder.parent.glob(f"{recipe[:RECIPE_DIGITS]}-*")
+            if path.is_dir() and path != folder and path.suffix != PARTIAL_SUFFIX
+        ]
+        for path in others:
+            self.holds.enter_context(locked(lock_of(path), observer, shared=True))
+        there = [path for path in others if path.is_dir()]
+        return tuple(sorted(there, key=lambda path: path.stat().st_mtime, reverse=True))
+
+    def fetch_preprocessed(self, result: PreprocessResult, recipe: str, observer: Observer) -> Path:
         """Return the folder of preprocessed cases, fetched now if this machine does not have it.
 
         Raises:
             StoreError: An object is missing or its bytes are not those that were stored.
             CancelledError: The observer asked to stop.
         """
-        target = self.preprocessed(result.digest)
+        target = self.preprocessed(recipe, result.digest)
         files = {
             f"{case_id}{CASE_SUFFIX}": result.files[case_object(number)]
             for number, case_id in enumerate(result.cases)
         }
-        build_once(target, lambda folder: self._fetch(files, folder, observer), observer)
+        self.hold(target, lambda folder: self._fetch(files, folder, observer), observer)
         return target
+
+    def hold(
+        self, target: Path, build: Callable[[Path], object], observer: Observer, *, goes_on: bool = False
+    ) -> None:
+        """Make a shared folder unless it is there, and keep it from being removed; see `worker.shared.held`."""
+        self.holds.enter_context(held(target, build, observer, goes_on=goes_on))
 
     def training(self, order: WorkOrder) -> Path:
         """Return the model folder of one claim of a training; nobody else ever writes there."""
@@ -114,8 +139,8 @@ class Workspace:
             CancelledError: The observer asked to stop.
         """
         content = json.dumps({path: ref.sha256 for path, ref in files.items()}, sort_keys=True)
-        target = self.folder / "models" / hashlib.sha256(content.encode()).hexdigest()
-        build_once(target, lambda folder: self._fetch(files, folder, observer), observer)
+        target = self.folder / MODELS / hashlib.sha256(content.encode()).hexdigest()
+        self.hold(target, lambda folder: self._fetch(files, folder, observer), observer)
         return target
 
     def outbox(self, order: WorkOrder) -> Path:
@@ -153,6 +178,16 @@ class Workspace:
         folders = (self.folder / "trainings").glob("*-*-*-*-*")
         return [UUID(folder.name) for folder in folders if folder.stat().st_mtime <= latest]
 
+    def outboxes(self, untouched_for_seconds: float) -> dict[Path, UUID]:
+        """Return the outboxes that were not touched for a while, with the jobs whose files are in them."""
+        latest = time.time() - untouched_for_seconds
+        folders = (self.folder / "outbox").glob("*-*-*-*-*-*")
+        return {
+            folder: UUID(folder.name.rpartition("-")[0])
+            for folder in folders
+            if folder.stat().st_mtime <= latest
+        }
+
     def forget_training(self, job_id: UUID) -> None:
         """Remove all that a training job left on this machine, once it has ended wherever."""
         shutil.rmtree(self._trainings(job_id), ignore_errors=True)
@@ -181,71 +216,6 @@ class Workspace:
                     raise StoreError(f"the stored object {ref.key} is damaged; restore it from a backup")
 
 
-def build_once(
-    target: Path, build: Callable[[Path], object], observer: Observer, *, goes_on: bool = False
-) -> None:
-    """Make a folder unless it is there; processes that want the same one wait for each other.
-
-    Args:
-        target: Appears whole or not at all.
-        build: Fills the folder that it is given; it is empty, unless the build goes on.
-        observer: Asked whether to go on waiting.
-        goes_on: Whether the build takes up what an interrupted one left, which therefore stays.
-
-    Raises:
-        CancelledError: The observer asked to stop while another process was building.
-    """
-    with locked(target.with_name(target.name + ".lock"), observer):
-        if target.is_dir():
-            return
-        partial = target.with_name(target.name + PARTIAL_SUFFIX)
-        if not goes_on:
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(exist_ok=goes_on)
-        try:
-            build(partial)
-            _flush(partial)
-            partial.rename(target)
-            flush_folder(target.parent)
-        finally:
-            if not goes_on:
-                shutil.rmtree(partial, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    """Bring a whole folder to the disk: whoever finds it after a power cut takes it for complete."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with Path(parent, name).open("rb") as file:
-                os.fsync(file.fileno())
-        flush_folder(Path(parent))
-
-
-@contextmanager
-def locked(file: Path, observer: Observer) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends.
-
-    Raises:
-        CancelledError: The observer asked to stop while another process held the lock.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as handle:  # Closing it lets go.
-        while not _try_lock(handle):
-            if observer.stop_requested():
-                raise CancelledError("stopped while another process did the same work")
-            time.sleep(LOCK_POLL_SECONDS)
-        yield
-
-
-def _try_lock(handle: BinaryIO) -> bool:
-    """Take the lock if nobody has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """Put a file in a second place without a second copy where the disk allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -253,6 +223,14 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def is_of_this_release(folder: Path) -> bool:
+    """Whether a shared folder is named as this release names it, so that a job may look for it."""
+    name, kind = folder.name, folder.parent.name
+    if kind == DATASETS:
+        return name.endswith(DATASET_SUFFIX)
+    return kind != PREPROCESSED or "-" in name
 
 
 def case_object(number: int) -> str:

@@ -124,7 +124,7 @@ def test_the_result_names_one_file_per_case(workspace: Workspace, tmp_path: Path
     result = PreprocessResult.model_validate({**message["result"], "files": refs})
     assert is_readable(result)
     elsewhere = Workspace(tmp_path / "elsewhere", workspace.store, LIMITS)
-    fetched = CaseStore(elsewhere.fetch_preprocessed(result, SilentObserver()))
+    fetched = CaseStore(elsewhere.fetch_preprocessed(result, "0" * 64, SilentObserver()))
     assert fetched.load(case_name(3)).labels_zyx is not None
     again = preprocess(order(work, result), work, workspace, Watched(), threads=1)
     assert (again["files"], PreprocessResult.model_validate(again["result"])) == ({}, result)

@@ -20,7 +20,7 @@ from app.jobs import JobKind, JobState, Lane
 from app.queue import CeleryQueue
 from app.services import steering
 from app.services.resources import Resources
-from app.settings import Settings
+from app.settings import GIB, Settings
 from tests.app import playing
 from tests.worker.running import PATIENCE_SECONDS, job, objects, started, wait_until
 from worker import upkeep
@@ -270,6 +270,37 @@ def test_the_folder_of_a_paused_training_stays(
 
     assert job(resources, job_id).state is JobState.PAUSED
     assert folder.is_dir()
+
+
+def test_files_that_ended_jobs_were_to_hand_over_go(
+    worker: Worker, resources: Resources, settings: Settings
+) -> None:
+    folder = settings.resolved_workspace_dir / "outbox"
+    running, ended = train_job(resources), playing.upload(resources).job_id
+    playing.steer(resources.sessions, steering.cancel, ended)
+    for name in (f"{running}-1", f"{ended}-1", f"{ended}-2", "notes"):
+        (folder / name / "files").mkdir(parents=True)
+    let_age(*folder.iterdir())
+    (folder / f"{ended}-2").touch()
+
+    upkeep.clean(worker)
+
+    assert {entry.name for entry in folder.iterdir()} == {f"{running}-1", f"{ended}-2", "notes"}
+
+
+def test_a_worker_makes_room_within_its_settings(worker: Worker, settings: Settings) -> None:
+    model = settings.resolved_workspace_dir / "models" / "m"
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(2000))
+    let_age(model)
+
+    upkeep.make_room(worker)
+    large_enough = model.is_dir()
+    worker.settings = settings.model_copy(update={"workspace_gib": 1000 / GIB})
+    upkeep.make_room(worker)
+
+    assert large_enough
+    assert not model.exists()
 
 
 def test_a_machine_without_trainings_has_nothing_to_clean(worker: Worker, settings: Settings) -> None:

@@ -1,10 +1,6 @@
 """Scratch folders: built once, whole or not at all, from objects that are what they were."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,34 +9,12 @@ import pytest
 from app.jobs import IngestPayload, ObjectRef, WorkOrder
 from app.storage import LocalStore, StoreError
 from core.domain.progress import SilentObserver
-from core.errors import CancelledError
 from tests.factories import make_dataset, zip_folder
 from worker.archive import ArchiveError, ArchiveLimits
-from worker.workspace import Workspace, build_once, locked
+from worker.shared import lock_of, remove_unused
+from worker.workspace import Workspace
 
 LIMITS = ArchiveLimits(files=100, unpacked_bytes=2**30, ratio=200)
-
-BUILDER = """
-import sys, time
-from pathlib import Path
-from core.domain.progress import SilentObserver
-from worker.workspace import build_once
-
-def build(folder):
-    (folder / "half").write_text("half")
-    print("building", flush=True)
-    time.sleep(float(sys.argv[2]))
-    with (Path(sys.argv[1]).parent / "builds").open("a") as log:
-        log.write("built\\n")
-    (folder / "whole").write_text("whole")
-
-build_once(Path(sys.argv[1]), build, SilentObserver())
-"""
-
-
-class StopsAtOnce(SilentObserver):
-    def stop_requested(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -52,67 +26,6 @@ def put(workspace: Workspace, tmp_path: Path, key: str, content: bytes) -> Objec
     source = tmp_path / uuid4().hex  # The store keeps the file itself: nobody writes to it again.
     source.write_bytes(content)
     return workspace.store.put(key, source)
-
-
-def builder(target: Path, seconds: float) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILDER, target, str(seconds)], stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-
-    with builder(target, 0.5) as one, builder(target, 0.5) as other:
-        assert (one.wait(20), other.wait(20)) == (0, 0)
-
-    assert (tmp_path / "builds").read_text() == "built\n"
-    assert sorted(file.name for file in target.iterdir()) == ["half", "whole"]
-
-
-def test_what_a_killed_build_left_is_built_anew(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    with builder(target, 60) as killed:
-        assert killed.stdout is not None
-        assert killed.stdout.readline() == "building\n"
-        killed.send_signal(signal.SIGKILL)
-        killed.wait(20)
-    assert not target.exists()
-
-    build_once(target, lambda folder: (folder / "new").write_text("x"), SilentObserver())
-
-    assert [file.name for file in target.iterdir()] == ["new"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "folder.lock"]
-
-
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def build(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        build_once(tmp_path / "folder", build, SilentObserver())
-
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.lock"]
-
-
-def test_waiting_for_another_process_can_be_stopped(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-
-    with locked(lock, SilentObserver()), pytest.raises(CancelledError), locked(lock, StopsAtOnce()):
-        pass
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    with builder(target, 60) as killed:
-        assert killed.stdout is not None
-        killed.stdout.readline()
-        killed.kill()
-
-    began = time.monotonic()
-    with locked(tmp_path / "folder.lock", SilentObserver()):
-        assert time.monotonic() - began < 5
 
 
 def test_a_dataset_is_unpacked_once(workspace: Workspace, tmp_path: Path) -> None:
@@ -178,28 +91,20 @@ def test_an_outbox_is_empty_and_older_claims_go(workspace: Workspace) -> None:
     assert [folder.exists() for folder in old] == [False, True]
 
 
-def test_a_build_that_goes_on_finds_what_was_left(tmp_path: Path) -> None:
-    def fails(folder: Path) -> None:
-        (folder / "first").write_text("x")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        build_once(tmp_path / "folder", fails, SilentObserver(), goes_on=True)
-
-    build_once(
-        tmp_path / "folder", lambda folder: (folder / "second").touch(), SilentObserver(), goes_on=True
+def test_other_folders_of_preprocessed_cases_are_whole_and_of_the_same_recipe(workspace: Workspace) -> None:
+    recipe, other = "a" * 64, "b" * 64
+    mine, earlier, half, foreign = (
+        workspace.preprocessed(*names)
+        for names in ((recipe, "mine"), (recipe, "earlier"), (recipe, "half.partial"), (other, "earlier"))
     )
+    for folder in (mine, earlier, half, foreign, mine.with_name("of another release")):
+        folder.mkdir(parents=True)
+    lock_of(mine).touch()
 
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["first", "second"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.lock"]
-
-
-def test_other_folders_of_preprocessed_cases_are_those_that_are_whole(workspace: Workspace) -> None:
-    for name in ("mine", "other", "half.partial"):
-        (workspace.folder / "preprocessed" / name).mkdir(parents=True)
-    (workspace.folder / "preprocessed" / "mine.lock").touch()
-
-    assert [path.name for path in workspace.other_preprocessed("mine")] == ["other"]
+    assert workspace.other_preprocessed(recipe, "mine", SilentObserver()) == (earlier,)
+    assert not remove_unused(earlier)
+    workspace.holds.close()
+    assert remove_unused(earlier)
 
 
 def _order(job_id: object) -> WorkOrder:
