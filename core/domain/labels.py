@@ -172,9 +172,10 @@ def _region_mistakes(values: Mapping[str, Region], class_order: Sequence[int] | 
 
 
 def _values(labels: Mapping[str, int | Sequence[int]]) -> dict[str, Region]:
-    """Return labels as numbers and regions as tuples; a list of one is a plain label."""
+    """Return labels as numbers and regions as tuples; where no list unites labels, a list of one is a label."""
+    is_united = any(not isinstance(value, int) and len(value) > 1 for value in labels.values())
     return {
-        name: value if isinstance(value, int) else value[0] if len(value) == 1 else tuple(value)
+        name: value if isinstance(value, int) else tuple(value) if is_united or len(value) != 1 else value[0]
         for name, value in labels.items()
     }
 
@@ -195,9 +196,14 @@ def _foreground_regions(values: Mapping[str, Region]) -> dict[str, Region]:
 
 
 def label_key(region: Region) -> str:
-    """Name a label or region in files: `1`, or `(1, 2, 3)`.
+    """Name a label or region in files: `1`, or `(1, 2, 3)`; a region of one label is `(2,)`.
 
     Source:
         Engine specification A 1.13.
     """
     return str(region)
+
+
+def location_key(region: Region) -> str:
+    """Name a label or region among the locations of a case, where a region of one label is that label."""
+    return label_key(region[0] if isinstance(region, tuple) and len(region) == 1 else region)

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from core.domain.labels import LabelSet, Region, label_key
+from core.domain.labels import LabelSet, Region, location_key
 from core.io.case_store import Locations
 from core.io.image import LabelArray
 
@@ -69,7 +69,7 @@ def class_locations(
     drawn = [_draw(stream, order, _members(key)) for key in keys]
     voxels = _coordinates(_places(order, np.concatenate(drawn)), labels_zyx.shape)
     ends = np.cumsum([len(ranks) for ranks in drawn])
-    return dict(zip(map(label_key, keys), np.split(voxels, ends[:-1]), strict=True))
+    return dict(zip(map(location_key, keys), np.split(voxels, ends[:-1]), strict=True))
 
 
 def _members(key: Region) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.domain.geometry import Box, Shape
-from core.domain.labels import LabelSet, label_key
+from core.domain.labels import LabelSet, label_key, location_key
 from core.io.case_store import PreprocessedCase
 
 V = TypeVar("V", bound=np.generic)
@@ -80,7 +80,7 @@ def draw_centre(
         Engine specification B 3.4, B 4.3.
     """
     annotated = [] if labels.ignore is None else [label_key(labels.annotated)]
-    foreground = [label_key(head) for head in labels.foreground_heads] if is_forced else []
+    foreground = [location_key(head) for head in labels.foreground_heads] if is_forced else []
     keys = _present(case, foreground) or _present(case, annotated)
     if not keys:
         return None

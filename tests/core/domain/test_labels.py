@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from core.domain.labels import label_mistakes, label_set
+from core.domain.labels import label_key, label_mistakes, label_set
 from core.errors import LabelsError
 
 Declared = dict[str, int | Sequence[int]]
@@ -27,6 +27,13 @@ def test_a_list_of_one_is_a_plain_label() -> None:
 
     assert not labels.has_regions
     assert labels.heads == (0, 1, 2)
+
+
+def test_a_list_of_one_beside_regions_is_a_region() -> None:
+    labels = label_set({"background": 0, "whole": [1, 2], "core": [2], "enhancing": 2}, [1, 2, 2])
+
+    assert labels.heads == ((1, 2), (2,), 2)
+    assert [label_key(head) for head in labels.foreground_heads] == ["(1, 2)", "(2,)", "2"]
 
 
 @pytest.mark.parametrize(

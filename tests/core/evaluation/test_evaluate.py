@@ -98,6 +98,17 @@ def test_a_summary_is_the_same_after_writing_and_reading(folders: tuple[Path, Pa
     ]
 
 
+def test_a_region_of_one_label_has_the_key_of_a_region(folders: tuple[Path, Path]) -> None:
+    regions = DESCRIPTION.model_copy(
+        update={"labels": {"background": 0, "whole": (1, 2), "core": (2,)}, "regions_class_order": (1, 2)}
+    )
+
+    report = evaluate_folder(*folders, regions, READER, SilentObserver())
+
+    assert list(report.mean) == ["(1, 2)", "(2,)"]
+    assert report.mean["(2,)"].dice == 1
+
+
 def test_a_class_absent_everywhere_leaves_the_foreground_mean_undefined() -> None:
     labels = np.asarray([[[0, 1, 1]]])
     case = CaseScores(

@@ -5,7 +5,7 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.domain.labels import LabelSet, label_key, label_set
+from core.domain.labels import LabelSet, label_key, label_set, location_key
 from core.io.case_store import Locations
 from core.io.image import LabelArray
 from core.preprocessing.locations import BLOCK_VOXELS, SEED, class_locations
@@ -112,3 +112,13 @@ def test_blocks_of_any_size_give_what_one_long_list_gives(
 
     listed = {key: places(voxels, labels_zyx).tolist() for key, voxels in found.items()}
     assert listed == drawn_from_a_list(labels_zyx, labels)
+
+
+def test_a_region_of_one_label_is_found_under_that_label() -> None:
+    labels = label_set({"background": 0, "whole": [1, 2], "core": [2]}, (1, 2))
+    labels_zyx = np.asarray([[[0, 1, 2, 2]]], np.int16)
+
+    locations = class_locations(labels_zyx, labels)
+
+    assert sorted(places(locations["2"], labels_zyx).tolist()) == [2, 3]
+    assert [location_key(head) for head in labels.foreground_heads] == list(locations)
