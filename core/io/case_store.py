@@ -65,6 +65,8 @@ class PreprocessedCase:
     locations: Mapping[str, Locations]
     """Per label key (`core.domain.labels.label_key`), voxels of `labels_zyx` in the order in which they were
     drawn."""
+    previous_zyx: LabelArray | None = None
+    """What the previous stage of a cascade segmented, on the same grid; None outside cascades."""
 
 
 class StoredCase(Record):
