@@ -1,5 +1,6 @@
 """Unpack an uploaded zip without trusting a word of it."""
 
+import shutil
 import stat
 import struct
 import unicodedata
@@ -9,12 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from app.errors import StorageFullError
+from app.settings import GIB
 from app.storage import room_on_disk
 from core.domain.progress import Observer, Progress
 from core.domain.record import Record
 from core.errors import CancelledError, DomainError
 
 CHUNK_BYTES = 1024 * 1024
+MORE_ROOM = (
+    "free some on the disk of the worker's folder, or give it a larger one with SEG_WORKSPACE_DIR, and try the job "
+    "again"
+)
+"""What helps where the scratch folder is full."""
 LONGEST_PART_BYTES = 200
 """Of one folder or file name in UTF-8; file systems end at 255, and ours get suffixes."""
 LONGEST_NAME_BYTES = 1000
@@ -76,7 +84,7 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits, observer: Observe
     Raises:
         ArchiveError: Nothing of a refused archive may be used; the caller removes the folder.
         CancelledError: The observer asked to stop.
-        StorageFullError: The disk is full.
+        StorageFullError: The disk is full, or would be.
     """
     try:
         _require_few_entries(archive, limits)
@@ -84,6 +92,7 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits, observer: Observe
             _require_apart(opened.infolist(), opened.start_dir)
             files = _checked(opened.infolist(), archive.stat().st_size, limits)
             done, total = 0, sum(member.file_size for member in files)
+            _require_room(folder, total)
             for member in files:
                 for written in _write(opened, member, folder / member.orig_filename):
                     done += written
@@ -99,6 +108,21 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits, observer: Observe
         ValueError,
     ) as reason:
         raise ArchiveError(f"the archive is no usable zip file ({reason}); make it anew") from reason
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    """Refuse what would fill the disk, before anything is written.
+
+    Raises:
+        StorageFullError: There is too little room.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageFullError(
+            f"the archive unpacks to {needed / GIB:.1f} GiB, but only {free / GIB:.1f} GiB are free; {MORE_ROOM}",
+            needed_bytes=needed,
+            free_bytes=free,
+        )
 
 
 def dataset_root(folder: Path) -> Path:

@@ -1,15 +1,18 @@
 """From an uploaded archive to a dataset in nnU-Net v2's layout: unpacked, and converted where it has an older one."""
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from app.errors import StorageFullError
 from core.domain.conversion import Conversion, Layout, Manner
 from core.domain.dataset import DatasetProblem
 from core.domain.problems import counted, problem, some
 from core.domain.progress import Observer
 from core.domain.record import write_json
-from worker.archive import ArchiveLimits, dataset_root, unpack
+from worker.archive import MORE_ROOM, ArchiveLimits, dataset_root, unpack
 
 RAW_VERSION = 2
 """Raised when the same archive becomes another dataset, so that one which was made before is not used."""
@@ -52,7 +55,12 @@ def build_raw(archive: Path, folder: Path, limits: ArchiveLimits, observer: Obse
     left_out = _entries_beside(folder, root)
     converted = folder / f".{CONVERTED_FOLDER}"
     manner = Manner(link=True, partly=True, further_cases=False)
-    conversion = pipeline.convert(root, converted, observer, manner)
+    try:
+        conversion = pipeline.convert(root, converted, observer, manner)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.strerror == os.strerror(errno.ENOSPC):
+            raise
+        raise StorageFullError(f"{error.strerror}; {MORE_ROOM}") from error  # It says how much is missing.
     for entry in folder.iterdir():
         if entry != converted:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import StorageFullError
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError
 from worker.archive import ArchiveError, ArchiveLimits, dataset_root, unpack
@@ -66,6 +67,22 @@ def test_a_harmless_archive_comes_out_byte_for_byte(zipped: Write, folder: Path)
     unpack(zipped(*entries.items()), folder, LIMITS, SilentObserver())
 
     assert files_below(folder) == entries
+
+
+def test_what_has_no_room_on_the_disk_is_not_begun(tmp_path: Path, folder: Path) -> None:
+    archive = tmp_path / "dataset.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("dataset.json", b"{}")
+        opened.writestr("imagesTr/large.nii.gz", b"x")
+        opened.filelist[1].file_size = 2**60  # Only the directory says so, which is written at the end.
+    limits = ArchiveLimits(files=100, unpacked_bytes=2**62, ratio=2**60)
+
+    with pytest.raises(
+        StorageFullError, match=r"unpacks to 1073741824\.0 GiB, but only [0-9.]+ GiB are free"
+    ):
+        unpack(archive, folder, limits, SilentObserver())
+
+    assert files_below(folder) == {}
 
 
 def test_what_desktop_systems_add_is_left_out(zipped: Write, folder: Path) -> None:
@@ -408,6 +425,7 @@ def test_a_full_disk_says_so(zipped: Write, folder: Path) -> None:
     program = """
 import resource, signal, sys
 from pathlib import Path
+from app.errors import StorageFullError
 from app.errors import StorageFullError
 from core.domain.progress import SilentObserver
 from worker.archive import ArchiveLimits, unpack

@@ -1,6 +1,7 @@
 """Archives of older layouts become the same nnU-Net v2 dataset on every machine, and what cannot is told."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from app.errors import StorageFullError
 from app.jobs import IngestPayload, IngestResult, ObjectRef
 from app.storage import LocalStore
 from core.domain.conversion import Layout
@@ -173,6 +175,22 @@ def test_a_dataset_of_which_nothing_is_left_names_every_case(workspace: Workspac
 
     assert {case_name(number) for number in range(3)} <= {problem.case for problem in result.problems}
     assert result.cases == ()
+
+
+def test_a_conversion_that_has_no_room_says_what_it_needs(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_older(tmp_path / "made", replace(FOUR_AXES, shape=(30, 40, 40)))
+    archive = stored(workspace, source)
+    size = sum(len(content) for content in files_below(source).values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(size, 0, size))
+
+    with pytest.raises(
+        StorageFullError, match=r"needs about .* GiB, but only .* GiB are free.*SEG_WORKSPACE_DIR"
+    ):
+        ingested(workspace, archive)
+
+    assert [entry.suffix for entry in (workspace.folder / "datasets").iterdir()] == [".lock"]
 
 
 def test_labels_that_no_network_can_learn_are_told_once(workspace: Workspace, tmp_path: Path) -> None:
