@@ -1,5 +1,6 @@
 """Databases for several processes, their clock, and the migrations."""
 
+import re
 import sqlite3
 import threading
 import time
@@ -227,6 +228,62 @@ def test_going_back_leaves_no_job_that_the_release_before_does_not_know(empty_ur
         kinds = [row[0] for row in connection.execute(text("SELECT kind FROM job"))]
         events = connection.scalar(text("SELECT count(*) FROM job_event"))
     assert (kinds, events) == (["preprocess"], 1)
+    engine.dispose()
+
+
+def test_going_back_leaves_no_object_that_only_plans_named(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    engine = open_engine(empty_url)
+    ids = {name: uuid4() for name in ("dataset", "training", "job", "first", "second", "third")}
+    made = f"plan/{ids['job']}/1"
+    keys = ["archive", "uploaded", "trained", f"{made}/plans.json", f"{made}/dataset_fingerprint.json"]
+
+    def run(connection: Connection, statement: str, **values: object) -> None:
+        moments = {"now": datetime.now(UTC)} if ":now" in statement else {}
+        names = re.findall(r":(\w+)", statement)
+        connection.execute(
+            text(statement).bindparams(
+                *(bindparam(name, ids[name], type_=Uuid()) for name in ids if name in names),
+                *(bindparam(name, value, type_=UtcDateTime()) for name, value in moments.items()),
+                *(bindparam(name, value) for name, value in values.items()),
+            )
+        )
+
+    with engine.begin() as connection:
+        for key in keys:
+            statement = (
+                "INSERT INTO stored_object (key, sha256, size_bytes, created_at) VALUES (:k, '0', 1, :now)"
+            )
+            run(connection, statement, k=key)
+        run(
+            connection,
+            "INSERT INTO dataset (id, name, version, state, archive_key, fingerprint_key, problems, created_at)"
+            " VALUES (:dataset, 'Liver', 1, 'ready', 'archive', :k, '[]', :now)",
+            k=keys[4],
+        )
+        run(
+            connection,
+            "INSERT INTO training (id, name, dataset_id, request, plans_key, created_at)"
+            " VALUES (:training, 'Liver', :dataset, '{}', 'trained', :now)",
+        )
+        run(
+            connection,
+            "INSERT INTO job (id, kind, lane, state, dataset_id, attempt, crashes, fence, done, total, note,"
+            " created_at) VALUES (:job, 'plan', 'cpu', 'succeeded', :dataset, 1, 0, 1, 0, 0, '', :now)",
+        )
+        for name, key in (("first", "uploaded"), ("second", "trained"), ("third", keys[3])):
+            run(
+                connection,
+                "INSERT INTO plan (id, dataset_id, name, origin, state, plans_key, configurations, created_at,"
+                f" updated_at) VALUES (:{name}, :dataset, '{name}', 'uploaded', 'ready', :k, '[]', :now, :now)",  # noqa: S608
+                k=key,
+            )
+
+    migrate.downgrade(empty_url, "0002")
+
+    with engine.connect() as connection:
+        left = {row[0] for row in connection.execute(text("SELECT key FROM stored_object"))}
+    assert left == {"archive", "trained", keys[4]}
     engine.dispose()
 
 
