@@ -274,8 +274,8 @@ def test_going_back_leaves_no_object_that_only_plans_named(empty_url: str) -> No
         for name, key in (("first", "uploaded"), ("second", "trained"), ("third", keys[3])):
             run(
                 connection,
-                "INSERT INTO plan (id, dataset_id, name, origin, state, plans_key, configurations, created_at,"
-                f" updated_at) VALUES (:{name}, :dataset, '{name}', 'uploaded', 'ready', :k, '[]', :now, :now)",  # noqa: S608
+                "INSERT INTO plan (id, dataset_id, name, origin, state, plans_key, configurations, created_at,"  # noqa: S608
+                f" updated_at) VALUES (:{name}, :dataset, '{name}', 'uploaded', 'ready', :k, '[]', :now, :now)",
                 k=key,
             )
 
