@@ -19,7 +19,6 @@ from core.commands.options import (
 )
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
-from core.domain.record import parse_json
 from core.errors import PlanningError
 
 GB = 1e9
@@ -144,4 +143,4 @@ def _reader(name: str, description: DatasetDescription) -> str:
 
 def _fingerprint(path: Path) -> Fingerprint:
     """Read a dataset_fingerprint.json."""
-    return Fingerprint.model_validate(parse_json(read_text(path), path.name, PlanningError))
+    return Fingerprint.parse(read_text(path))

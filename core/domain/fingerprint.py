@@ -1,9 +1,17 @@
 """The fingerprint: what planning needs to know of a dataset, without its voxels."""
 
-from pydantic import Field
+from typing import Final, Self
+
+from pydantic import Field, ValidationError
 
 from core.domain.geometry import Shape, Spacing
-from core.domain.record import SharedRecord
+from core.domain.record import SharedRecord, describe, parse_json
+from core.errors import PlanningError
+
+FINGERPRINT_FILE: Final = "dataset_fingerprint.json"
+
+MEASURE_AGAIN: Final = "measure again with `fingerprint`"
+"""The cure for a fingerprint that cannot be used."""
 
 
 class IntensityProperties(SharedRecord):
@@ -35,3 +43,17 @@ class Fingerprint(SharedRecord):
 
     spacings: tuple[Spacing, ...] = Field(min_length=1)
     """Millimetres, same order."""
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Read the text of a dataset_fingerprint.json.
+
+        Raises:
+            PlanningError: It is none; every offending entry is named.
+        """
+        try:
+            return cls.model_validate(parse_json(text, FINGERPRINT_FILE, PlanningError))
+        except ValidationError as error:
+            raise PlanningError(
+                f"{FINGERPRINT_FILE} cannot be used: {describe(error)}; {MEASURE_AGAIN}"
+            ) from error

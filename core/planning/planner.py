@@ -1,7 +1,7 @@
 """The rules in the order in which they depend on each other, from a fingerprint to a plan."""
 
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from typing import Annotated
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from core.errors import PlanningError
 from core.planning.architecture import architecture
 from core.planning.memory import batch_size, budget, feature_maps, is_over_budget
 from core.planning.normalization import masked_channels, normalization_schemes
+from core.planning.plannable import MOST_VOXELS, require_plannable
 from core.planning.presets import DEFAULT, PRESETS, Preset
 from core.planning.spacing import (
     IDENTITY,
@@ -36,9 +37,6 @@ LOW_RESOLUTION_GAIN = 2.0
 
 FEWEST_VOXELS = 2
 """Along an axis that has more than one, after resampling to a spacing that the user chose."""
-
-MOST_VOXELS = 2**36
-"""Of the median image at a spacing that the user chose: 275 GB in 32-bit floats."""
 
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -109,7 +107,7 @@ def plan_experiments(
     Source:
         Engine specification A 5; doi:10.1038/s41592-020-01008-z.
     """
-    _require_plannable(fingerprint, description)
+    require_plannable(fingerprint, description)
     preset = PRESETS.get(settings.preset)
     framework = _framework(fingerprint, description, settings, preset)
     spacings, shapes = fingerprint.spacings, fingerprint.shapes_after_crop
@@ -130,28 +128,6 @@ def plan_experiments(
         label_manager="LabelManager",
         foreground_intensity_properties_per_channel=fingerprint.foreground_intensity_properties_per_channel,
     )
-
-
-def _require_plannable(fingerprint: Fingerprint, description: DatasetDescription) -> None:
-    """Refuse a fingerprint that is broken or belongs to another dataset."""
-    measured = len(fingerprint.foreground_intensity_properties_per_channel)
-    if measured != len(description.channels):
-        raise PlanningError(
-            f"the fingerprint has {measured} channels, dataset.json {len(description.channels)}; "
-            "extract the fingerprint again"
-        )
-    if len(fingerprint.spacings) != len(fingerprint.shapes_after_crop):
-        raise PlanningError(
-            f"the fingerprint has {len(fingerprint.spacings)} spacings but "
-            f"{len(fingerprint.shapes_after_crop)} shapes; extract it again"
-        )
-    for number, spacing in enumerate(fingerprint.spacings):
-        if not all(isfinite(edge) and edge > 0 for edge in spacing):
-            raise PlanningError(
-                f"case number {number} of the fingerprint has the spacing {spacing}, which is no distance; "
-                "mend its header and extract the fingerprint again",
-                number=number,
-            )
 
 
 def _require_sensible(target: Spacing, fingerprint: Fingerprint) -> None:
