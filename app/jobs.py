@@ -197,14 +197,18 @@ def _known_preset(name: str) -> str:
 Preset = Annotated[str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": sorted(PRESETS)})]
 """Name of a planner."""
 
-PlanName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PLAN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+NAME_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+
+PlanName = Annotated[str, StringConstraints(max_length=100, pattern=PLAN_NAME_PATTERN)]
 """What a plan is called; part of addresses, and of folder names of the nnU-Net family."""
 
 Millimetres = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
 
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=NAME_PATTERN),
 ]
 """What a person calls a thing; never part of a path or key."""
 

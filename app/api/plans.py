@@ -39,6 +39,12 @@ router = APIRouter(prefix="/datasets/{dataset_id}/plans", tags=["plans"])
 LARGEST_EDGE = 1_000_000
 """Voxels or millimetres of an image along one axis that anybody asks about."""
 
+AXES = 3
+
+WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+DECIMAL = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\.")
+
 HASH_IN_TAG = re.compile(r'(?:^|,)\s*"([^"]*)"\s*(?=$|,)')
 """Entity tags of an `If-Match`; a weak one never matches (RFC 9110, 13.1.1)."""
 
@@ -92,8 +98,8 @@ class PlanQuery(Body):
             if self.image_spacing is not None:
                 raise RequestError("image_spacing says nothing without image_shape; send both")
             return None
-        edges = _triple(self.image_shape)
-        if edges is None or not all(edge.is_integer() for edge in edges):
+        edges = _triple(self.image_shape, WHOLE_NUMBER)
+        if edges is None:
             raise RequestError(
                 "image_shape must be three positive whole numbers, the voxels along z, y and x: "
                 "image_shape=120,512,512; a flat image has z = 1"
@@ -101,7 +107,7 @@ class PlanQuery(Body):
         z, y, x = (int(edge) for edge in edges)
         if self.image_spacing is None:
             return ImageSize((z, y, x), None)
-        spacing = _triple(self.image_spacing)
+        spacing = _triple(self.image_spacing, DECIMAL)
         if spacing is None:
             raise RequestError(
                 "image_spacing must be three positive numbers, the millimetres between voxels along z, y and x: "
@@ -110,12 +116,12 @@ class PlanQuery(Body):
         return ImageSize((z, y, x), spacing)
 
 
-def _triple(text: str) -> Spacing | None:
-    """Read three positive numbers; None if they are not."""
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
+def _triple(text: str, number: re.Pattern[str]) -> Spacing | None:
+    """Read three positive numbers of a kind; None if they are not."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != AXES or not all(number.fullmatch(part) for part in parts):
         return None
+    z, y, x = (float(part) for part in parts)
     return (z, y, x) if all(0 < edge <= LARGEST_EDGE for edge in (z, y, x)) else None
 
 

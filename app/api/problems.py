@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from app.api import wording
 from app.db.base import is_outage
 from app.errors import (
     ConflictError,
@@ -106,18 +107,12 @@ def _domain_error(_request: Request, error: Any) -> JSONResponse:
 
 
 def _validation_error(_request: Request, error: Any) -> JSONResponse:
-    """Name every field that is wrong, and what is wrong with it, without repeating what was sent."""
-    found = error.errors()
-    errors = [{"field": _field(item["loc"]), "message": str(item["msg"])} for item in found[:SHOWN_ERRORS]]
-    sentence = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
-    document = problem_document("invalid-request", f"the request cannot be used as it is: {sentence}")
+    """Name every field that is wrong, what it must be, and what was given instead."""
+    found = wording.faults_of(error.errors()[:SHOWN_ERRORS])
+    detail = "; ".join(wording.sentence(field, message) for field, message in found)
+    document = problem_document("invalid-request", f"the request cannot be used as it is: {detail}")
+    errors = [{"field": field, "message": message} for field, message in found]
     return _response(HTTPStatus.UNPROCESSABLE_ENTITY, {**document, "errors": errors})
-
-
-def _field(location: tuple[Any, ...]) -> str:
-    """Name a field as its sender knows it: `epochs`, `folds.2`; the whole body is `body`."""
-    inner = [str(part) for part in location[1:] if part not in ("int", "constrained-int", "literal['all']")]
-    return ".".join(inner) or str(location[0])
 
 
 def _http_exception(_request: Request, error: Any) -> JSONResponse:

@@ -140,7 +140,7 @@ def test_for_an_image_shape_it_tells_what_prediction_takes(
         return {one["configuration"]: one["cpu_bytes"] for one in told}
 
     small, large = peak(image_shape="40,50,40"), peak(image_shape="400,500,400")
-    finer = peak(image_shape="400,500,400", image_spacing="0.5,0.5,0.5")
+    finer = peak(image_shape="400, 500, 400", image_spacing="0.5,.5,5e-1")
 
     assert set(small) == set(large) == {"2d", "3d_fullres"}
     assert 0 < small["3d_fullres"] < large["3d_fullres"]
@@ -148,7 +148,11 @@ def test_for_an_image_shape_it_tells_what_prediction_takes(
 
 
 @pytest.mark.parametrize(
-    "shape", ["", "40", "40,50", "0,50,40", "-1,5,5", "a,b,c", "40,50,40,3", "1.5,5,5", "nan,5,5", "inf,5,5"]
+    "shape",
+    [
+        *("", "40", "40,50", "0,50,40", "-1,5,5", "a,b,c", "40,50,40,3", "1.5,5,5", "nan,5,5", "inf,5,5"),
+        *("1e3,2,2", "2.0,2,2", "1_0,2,2", "٣,2,2", "+1,2,2", "0x1,2,2", "1;2;2", "1,2,"),
+    ],
 )
 def test_what_is_no_shape_is_refused_with_an_example(
     client: httpx.Client, dataset_id: UUID, shape: str
@@ -160,7 +164,9 @@ def test_what_is_no_shape_is_refused_with_an_example(
     assert "image_shape=120,512,512" in problem_of(response, 422)
 
 
-@pytest.mark.parametrize("spacing", ["1,1", "0,1,1", "a,1,1"])
+@pytest.mark.parametrize(
+    "spacing", ["1,1", "0,1,1", "a,1,1", "1_0,1,1", "inf,1,1", "-1,1,1", "٣,1,1", "1e999,1,1"]
+)
 def test_what_is_no_spacing_is_refused_with_an_example(
     client: httpx.Client, dataset_id: UUID, spacing: str
 ) -> None:
