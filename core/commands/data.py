@@ -15,7 +15,7 @@ from core.commands.options import (
     read_plan,
 )
 from core.domain.conversion import Manner
-from core.domain.record import write_json
+from core.domain.record import require_writable, write_json
 from core.errors import DatasetError
 
 
@@ -27,6 +27,8 @@ def verify(
     from core.domain.problems import counted
     from core.verification.outline import outline
 
+    if json_report is not None:
+        require_writable(json_report)
     with observing() as observer:
         found = pipeline.verify(raw, observer, outside=True)
     if json_report is not None:

@@ -15,10 +15,9 @@ from core.commands.options import (
     figure,
     fold_of,
     observing,
+    read_description,
     read_plan,
-    read_text,
 )
-from core.domain.dataset import DatasetDescription
 from core.domain.model import PredictionOptions
 from core.domain.training import TrainingSettings
 
@@ -100,7 +99,7 @@ def evaluate(
     from core import pipeline
 
     with observing() as observer:
-        description = DatasetDescription.parse(read_text(dataset_json))
+        description = read_description(dataset_json)
         report = pipeline.evaluate(predictions, references, description, out, observer)
     for key, scores in report.mean.items():
         print(f"{key}: Dice {figure(scores.dice)}")

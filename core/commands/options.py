@@ -8,11 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from core.domain.dataset import DatasetDescription
+from core.domain.fingerprint import FINGERPRINT_FILE, Fingerprint
 from core.domain.geometry import Shape
 from core.domain.plan import Plan
 from core.domain.progress import Observer, Progress, SilentObserver
 from core.domain.training import EpochRecord, Fold
-from core.errors import DatasetError, PlanningError, TrainingError
+from core.errors import DatasetError, DomainError, PlanningError, TrainingError
+
+LARGEST_FILE = 2**29
+"""Bytes of a JSON file; a fingerprint of a million cases has a quarter of that."""
 
 LONGEST_AXIS = 100_000
 """Voxels of an image whose prediction is estimated."""
@@ -63,18 +68,58 @@ def _epoch_line(epoch: EpochRecord) -> str:
 def read_text(path: Path) -> str:
     """Read a small file that the user named."""
     try:
-        return path.read_text()
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise DatasetError(f"cannot read {path}: it is larger than any such file; is it the right one?")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise DatasetError(f"cannot read {path}: it is no text in UTF-8; is it the right file?") from reason
     except OSError as reason:
         raise DatasetError(f"cannot read {path}: {reason.strerror}; check the path") from reason
+    except ValueError as reason:
+        raise DatasetError(f"cannot read {str(path)!r}: {reason}; check the path") from reason
+
+
+@contextmanager
+def about(path: Path, name: str) -> Iterator[None]:
+    """Name the user's file in what is said of it.
+
+    Args:
+        path: Which file.
+        name: What sentences about a file of its kind call it.
+    """
+    try:
+        yield
+    except DomainError as error:
+        rest = error.message.removeprefix(name)
+        sentence = f"{path}{rest}" if rest != error.message else f"{path}: {rest}"
+        raise type(error)(sentence, **error.context) from error
+
+
+def read_description(path: Path) -> DatasetDescription:
+    """Read a dataset.json that the user named."""
+    text = read_text(path)
+    with about(path, "dataset.json"):
+        description = DatasetDescription.parse(text)
+        description.label_set()
+    return description
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Read a dataset_fingerprint.json that the user named."""
+    text = read_text(path)
+    with about(path, FINGERPRINT_FILE):
+        return Fingerprint.parse(text)
 
 
 def read_plan(path: Path) -> Plan:
     """Read a plans.json that somebody may have edited."""
     from core.planning.check import checked_plan
 
-    return checked_plan(read_text(path))
+    text = read_text(path)
+    with about(path, "plans.json"):
+        return checked_plan(text)
 
 
 def read_triple(text: str) -> tuple[float, float, float]:

@@ -12,13 +12,14 @@ import typer
 from core.commands.options import (
     Out,
     Plans,
+    read_description,
+    read_fingerprint,
     read_plan,
     read_shape,
-    read_text,
     read_triple,
 )
 from core.domain.dataset import DatasetDescription
-from core.domain.fingerprint import Fingerprint
+from core.domain.names import plans_name_mistake
 from core.errors import PlanningError
 
 GB = 1e9
@@ -33,7 +34,7 @@ def plan(
     fingerprint: Annotated[Path, typer.Option(help="dataset_fingerprint.json")],
     out: Out,
     preset: Annotated[str, typer.Option(help="Which planner.")] = "default",
-    gpu_memory_gb: Annotated[float | None, typer.Option(help="Memory to plan for.", min=0.1)] = None,
+    gpu_memory_gb: Annotated[float | None, typer.Option(help="Memory to plan for.", min=0.1, max=1e6)] = None,
     target_spacing: Annotated[
         str | None, typer.Option(help="z,y,x in mm, in the axis order of the files; replaces the rule.")
     ] = None,
@@ -47,7 +48,10 @@ def plan(
     from core.io.readers import choose_reader
     from core.planning.planner import PlannerSettings
 
-    description = DatasetDescription.parse(read_text(dataset_json))
+    mistake = None if plans_name is None else plans_name_mistake(plans_name)
+    if mistake is not None:
+        raise PlanningError(mistake)
+    description = read_description(dataset_json)
     values = {
         "preset": preset,
         "gpu_memory_gb": gpu_memory_gb,
@@ -58,7 +62,7 @@ def plan(
         "dataset_name": dataset_name or _dataset_name(dataset_json, description),
     }
     settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
-    pipeline.plan(description, _fingerprint(fingerprint), settings, out)
+    pipeline.plan(description, read_fingerprint(fingerprint), settings, out)
 
 
 def explain(
@@ -81,10 +85,10 @@ def explain(
     """Say why a plan is what it is, and what predicting with it costs."""
     from core.planning.explain import explain as explained
 
-    description = None if dataset_json is None else DatasetDescription.parse(read_text(dataset_json))
+    description = None if dataset_json is None else read_description(dataset_json)
     found = explained(
         read_plan(plans),
-        fingerprint=None if fingerprint is None else _fingerprint(fingerprint),
+        fingerprint=None if fingerprint is None else read_fingerprint(fingerprint),
         description=description,
         image_shape=None if image_shape is None else read_shape(image_shape),
         image_spacing=None if image_spacing is None else read_triple(image_spacing),
@@ -119,7 +123,7 @@ def move_plans(
         raw,
         out,
         dataset_name=dataset_name or raw.resolve().name,
-        plans_name=plans_name or checked.plans_name,
+        plans_name=checked.plans_name if plans_name is None else plans_name,
         outside=True,
     )
 
@@ -139,8 +143,3 @@ def _reader(name: str, description: DatasetDescription) -> str:
     for mistake in reader_mistakes(name, description):
         raise PlanningError(mistake.message)
     return name
-
-
-def _fingerprint(path: Path) -> Fingerprint:
-    """Read a dataset_fingerprint.json."""
-    return Fingerprint.parse(read_text(path))

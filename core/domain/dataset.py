@@ -185,12 +185,7 @@ def _corrected(text: str | bytes) -> tuple[dict[str, Any], list[DatasetProblem]]
     Raises:
         DatasetError: It is no JSON object.
     """
-    if isinstance(text, str):
-        text = text.removeprefix("\ufeff")  # A byte order mark, which some editors write.
-    try:
-        values = parse_json(text, "dataset.json", DatasetError)
-    except DatasetError as error:
-        raise DatasetError(f"{error.message}; correct it there, or write it anew as UTF-8 text") from error
+    values = parse_json(text, "dataset.json", DatasetError)
     mistakes = [invalid_dataset(message) for message in _json_mistakes(text)]
     labels = values.get("labels")
     if _is_inverted(labels):
@@ -223,6 +218,8 @@ def _json_mistakes(text: str | bytes) -> Iterator[str]:
         twice.update({name: None for name, count in Counter(name for name, _ in pairs).items() if count > 1})
         return dict(pairs)
 
+    if isinstance(text, str):
+        text = text.removeprefix("\ufeff")  # As `parse_json` does.
     json.loads(text, object_pairs_hook=collect, parse_constant=lambda name: constants.update({name: None}))
     for name in twice:
         yield f"dataset.json has {_quoted(name)} twice in one place, and only the last counts; remove one"

@@ -1,5 +1,6 @@
 """The names that a plan may use, as data: so that a plan can be checked where their implementations are not loaded."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,3 +56,21 @@ ACTIVATION_NAMES: Final = frozenset({"LeakyReLU", "ReLU"})
 def last_part(name: str) -> str:
     """Return the last part of a dotted name: names are looked up, never imported."""
     return name.rpartition(".")[2]
+
+
+PLANS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What plans may be called: a part of file and folder names on every system."""
+
+NAME_SEPARATOR: Final = "__"
+"""Between trainer, plans and configuration in the name of a model's folder; Engine specification A 1.11."""
+
+
+def plans_name_mistake(name: str) -> str | None:
+    """Say why plans cannot be called so, and what they can be called; None if they can."""
+    if PLANS_NAME.fullmatch(name) and NAME_SEPARATOR not in name:
+        return None
+    return (
+        f"plans cannot be named {name!r}: the name is part of the names of files and folders, such as "
+        f"Trainer{NAME_SEPARATOR}Plans{NAME_SEPARATOR}3d_fullres; write letters, digits, '.', '-' and single '_', at most "
+        "100, the first a letter or digit"
+    )

@@ -1,18 +1,31 @@
 """Records: frozen data that crosses a process border or lands in a file as JSON."""
 
+import errno
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from core.domain.file_kinds import mistaken_for
 from core.errors import DomainError
 
 TRIED_TYPE = re.compile(r"int|float|str|bool|(tuple|list|dict|literal|nullable|function-[a-z]+)\[.*")
 """Parts of a pydantic error's place that stand for one branch of a union."""
+
+
+JSON_NOUNS: Final[Mapping[type, str]] = {
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+"""What a JSON value that is no object is called."""
 
 
 class Record(BaseModel):
@@ -66,19 +79,28 @@ def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[s
 
     Args:
         text: The file's content.
-        name: What to call the file in an error sentence.
+        name: What the file is called in the nnU-Net family, and in an error sentence.
         error: The error to raise.
 
     Raises:
-        DomainError: The text is no JSON object.
+        DomainError: The text is no JSON object, or seems to be another file than the name says.
     """
+    if isinstance(text, str):
+        text = text.removeprefix("\ufeff")  # A byte order mark, which some editors write.
+    if not text.strip():
+        raise error(f"{name} is empty; is it the right file?")
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # Half of a surrogate pair could be written nowhere.
     except (ValueError, RecursionError) as reason:
-        raise error(f"{name} is not valid JSON: {reason}") from reason
+        raise error(
+            f"{name} is not valid JSON: {reason}; correct it there, or write it anew as UTF-8 text"
+        ) from reason
+    other = mistaken_for(value, name)
+    if other is not None:
+        raise error(f"{name} seems to be a {other}, which does not belong here; give the {name}")
     if not isinstance(value, dict):
-        raise error(f"{name} must hold a JSON object, not a {type(value).__name__}")
+        raise error(f"{name} must hold a JSON object, not {JSON_NOUNS[type(value)]}; is it the right file?")
     return value
 
 
@@ -86,7 +108,55 @@ def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:
     """Write JSON with four spaces, as all files of the nnU-Net family do, by temporary name and rename.
 
     The temporary name is this process's own: the folds of a model write the same files at the same time.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(value, indent=4, sort_keys=sort_keys, allow_nan=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(value, indent=4, sort_keys=sort_keys, allow_nan=False) + "\n"
+    _require_replaceable(path)
+    temporary = _temporary(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a path at which no file can be written, before hours are spent on what it is to hold.
+
+    Raises:
+        OSError: It cannot; with the path as the user gave it.
+    """
+    try:
+        _require_replaceable(path)
+        folder = path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+        trial = _temporary(folder / path.name)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+    except ValueError as error:  # A zero byte, which no name can have.
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse a folder, and a device, in whose place a file would do harm.
+
+    Raises:
+        OSError: Something other than a file is there.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "there is a folder; name a file", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "this is no ordinary file", str(path))
+
+
+def _temporary(path: Path) -> Path:
+    """Return where a file is written before it gets its name."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")

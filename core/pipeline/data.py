@@ -10,7 +10,7 @@ from core.domain.dataset import CaseId
 from core.domain.fingerprint import Fingerprint
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
-from core.domain.record import write_json
+from core.domain.record import require_writable, write_json
 from core.errors import DatasetError, PlanError
 from core.io.case_store import CaseStore
 from core.io.cases import (
@@ -80,11 +80,13 @@ def fingerprint(
         DatasetError: The folder is no dataset.
         ImageError: A file cannot be read.
         CancelledError: The observer asked to stop.
+        OSError: The result cannot be written, which is seen before anything is measured.
     """
     from core.crew import Crew
     from core.fingerprinting import fingerprint_dataset
     from core.preprocessing.budget import SHARE_OF_AVAILABLE, available_bytes
 
+    require_writable(out)
     crew = Crew(workers or default_workers(), int(available_bytes() * SHARE_OF_AVAILABLE))
     measured = fingerprint_dataset(raw, observer, crew, outside=outside)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Spacing
+from core.domain.names import plans_name_mistake
 from core.domain.plan import Plan
-from core.domain.record import write_json
-from core.errors import DatasetError
+from core.domain.record import require_writable, write_json
+from core.errors import DatasetError, PlanError
 from core.io.cases import (
     find_cases,
     read_description,
@@ -46,6 +47,7 @@ def plan(
     """
     from core.planning.planner import plan_experiments
 
+    require_writable(out)
     made = plan_experiments(measured, description, settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, made.to_json())
@@ -89,12 +91,16 @@ def move_plan(
 
     Raises:
         DatasetError: The dataset has no image.
-        PlanError: The plan does not suit the dataset; every mistake is named.
+        PlanError: The plan does not suit the dataset, and every mistake is named; or it cannot be named so.
         ImageError: No reader understands the dataset's images.
     """
     from core.planning.check import checked_plan
     from core.planning.move import moved_plan
 
+    mistake = plans_name_mistake(plans_name)
+    if mistake is not None and plans_name != made.plans_name:
+        raise PlanError(mistake, plans_name=plans_name)
+    require_writable(out)
     description = read_description(raw)
     reader = _reader(raw, description, outside=outside, permissive=True)
     moved = moved_plan(made, dataset_name=dataset_name, plans_name=plans_name, reader=reader)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.domain.dataset import DatasetDescription
 from core.domain.model import PredictionOptions
 from core.domain.progress import Observer, Progress, QuietObserver
-from core.domain.record import write_json
+from core.domain.record import require_writable, write_json
 from core.domain.report import EvaluationReport
 from core.io.cases import (
     CaseFiles,
@@ -140,9 +140,11 @@ def evaluate(
     Raises:
         DatasetError: The files of the two folders do not match.
         ImageError: A file cannot be read, or shapes differ.
+        OSError: The summary cannot be written, which is seen before anything is scored.
     """
     from core.evaluation.evaluate import evaluate_folder
 
+    require_writable(out)
     example = next(iter(sorted(references.glob(f"*{description.file_ending}"))), references)
     reader = choose_reader(description, example, permissive=True)
     report = evaluate_folder(predictions, references, description, reader, observer)

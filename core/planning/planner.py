@@ -9,6 +9,7 @@ from pydantic import Field
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Axes, Spacing, inverse, permuted
+from core.domain.names import plans_name_mistake
 from core.domain.plan import Configuration, Plan
 from core.domain.record import Record
 from core.errors import PlanningError
@@ -100,13 +101,17 @@ def plan_experiments(
         settings: The user's choices.
 
     Raises:
-        PlanningError: Fingerprint and description do not belong together, or no patch fits the memory.
+        PlanningError: The fingerprint is broken or of another dataset, no patch fits the memory, or the plans
+            cannot be named so.
         LabelsError: The labels contradict each other.
         UnknownNameError: There is no such preset.
 
     Source:
         Engine specification A 5; doi:10.1038/s41592-020-01008-z.
     """
+    mistake = None if settings.plans_name is None else plans_name_mistake(settings.plans_name)
+    if mistake is not None:
+        raise PlanningError(mistake, plans_name=settings.plans_name)
     require_plannable(fingerprint, description)
     preset = PRESETS.get(settings.preset)
     framework = _framework(fingerprint, description, settings, preset)

@@ -313,6 +313,20 @@ def test_impossible_settings_are_refused(choices: dict[str, Any]) -> None:
         PlannerSettings(reader="SimpleITKIO", **choices)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/x", ".hidden", "a/b", "a\\b", "Trainer__Plans", "", " ", "a b", "n" * 101, "pläne", "a\n"],
+)
+def test_a_name_that_makes_no_folder_is_refused(name: str) -> None:
+    with pytest.raises((PlanningError, ValidationError), match=r"cannot be named|at least 1 character"):
+        plan(HIPPOCAMPUS, plans_name=name)
+
+
+@pytest.mark.parametrize("name", ["x", "nnUNetResEncUNetLPlans_torchres_sepz", "v1.2-b", "9"])
+def test_an_ordinary_name_is_taken(name: str) -> None:
+    assert plan(HIPPOCAMPUS, plans_name=name).plans_name == name
+
+
 def test_a_thin_axis_keeps_one_voxel_at_low_resolution() -> None:
     dataset = (measure([(0.4, 0.4, 0.4)], [(2, 3000, 3000)]), describe(1))
 

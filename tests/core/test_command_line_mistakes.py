@@ -1,0 +1,150 @@
+"""What the command line says to odd input: one sentence that names the file or option, and exit status 1."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core import __main__ as command_line
+from core.domain.progress import SilentObserver
+from core.pipeline import PlanRequest, fingerprint, plan_dataset
+from tests.factories import STANDARD, make_dataset
+
+Say = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset, its fingerprint and plans."""
+    folder = tmp_path_factory.mktemp("made")
+    make_dataset(folder / "raw", replace(STANDARD, cases=2))
+    measured = fingerprint(folder / "raw", folder / "dataset_fingerprint.json", SilentObserver())
+    plan_dataset(folder / "raw", measured, PlanRequest(), folder / "plans.json")
+    return folder
+
+
+@pytest.fixture
+def say(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Say:
+    """Run a verb that must be refused in one line; words may name {made} files. Return the line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        status = command_line.main([word.format(made=made) for word in words])
+        said = capfd.readouterr().err
+        assert status == 1
+        assert said.count("\n") == 1
+        assert "Traceback" not in said
+        return said.strip()
+
+    return run
+
+
+RAW = ("--raw", "{made}/raw")
+DESCRIPTION = ("--dataset-json", "{made}/raw/dataset.json")
+FINGERPRINT = ("--fingerprint", "{made}/dataset_fingerprint.json")
+PLANS = ("--plans", "{made}/plans.json")
+PLAN = ("plan", *DESCRIPTION, *FINGERPRINT, "--out", "p.json")
+LABELS = "{made}/raw/labelsTr"
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "seems"),
+    [
+        ("--dataset-json", "{made}/plans.json", "a plans.json"),
+        ("--dataset-json", "{made}/dataset_fingerprint.json", "a dataset_fingerprint.json"),
+        ("--fingerprint", "{made}/raw/dataset.json", "a dataset.json"),
+        ("--fingerprint", "{made}/plans.json", "a plans.json"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_it_seems_to_be(
+    say: Say, made: Path, option: str, given: str, seems: str
+) -> None:
+    said = say(*PLAN, option, given)
+
+    assert said.startswith(f"{given.format(made=made)} seems to be {seems}, ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "not a list"),
+        ("5", "not a number"),
+        ("null", "not null"),
+        ("", "is empty"),
+        ('{"labels": ', "not valid JSON"),
+        ("{}", "lacks channel_names"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named(say: Say, content: str, words: str) -> None:
+    Path("ö d.json").write_text(content)
+
+    said = say(*PLAN, "--dataset-json", "ö d.json")
+
+    assert said.startswith("ö d.json ")
+    assert words in said
+
+
+@pytest.mark.parametrize("verb", ["explain", "preprocess", "train"])
+def test_plans_are_never_another_file(say: Say, made: Path, verb: str) -> None:
+    rest = () if verb == "explain" else (*RAW, "--configuration", "2d", "--out", "o")
+
+    said = say(verb, "--plans", "{made}/raw/dataset.json", *rest)
+
+    assert said.startswith(f"{made}/raw/dataset.json seems to be a dataset.json")
+    assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fingerprint", *RAW, "--out"),
+        ("verify", *RAW, "--json-report"),
+        ("plan", *DESCRIPTION, *FINGERPRINT, "--out"),
+        ("move-plans", *PLANS, *RAW, "--out"),
+        ("evaluate", "--predictions", LABELS, "--references", LABELS, *DESCRIPTION, "--out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_any_work(
+    say: Say, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    Path("folder").mkdir()
+    Path("file").write_text("")
+
+    assert say(*words, "folder").startswith("folder: there is a folder; name a file")
+    assert say(*words, "file/a.json").startswith("file/a.json: file is no folder")
+    assert say(*words, "n" * 256).startswith("n" * 256)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", ".x", "a__b", ""])
+@pytest.mark.parametrize(
+    "verb", [PLAN, ("move-plans", *PLANS, *RAW, "--out", "p.json")], ids=["plan", "move"]
+)
+def test_plans_are_named_as_folders_can_be(say: Say, verb: tuple[str, ...], name: str) -> None:
+    assert say(*verb, "--plans-name", name).startswith(f"plans cannot be named {name!r}")
+    assert not Path("p.json").exists()
+
+
+@pytest.mark.parametrize("memory", ["nan", "inf", "-1", "0", "1e300", "much"])
+def test_memory_to_plan_for_is_a_number(say: Say, memory: str) -> None:
+    assert "--gpu-memory-gb" in say(*PLAN, "--gpu-memory-gb", memory)
+
+
+@pytest.mark.parametrize("spacing", ["inf,1,1", "nan,1,1", "-1,1,1", "1,1,1,1", "1,1", "", "0,0,0", "a"])
+def test_a_target_spacing_is_three_numbers(say: Say, spacing: str) -> None:
+    assert "three positive numbers" in say(*PLAN, "--target-spacing", spacing)
+
+
+def test_configurations_that_inherit_in_a_circle_are_named(say: Say, made: Path) -> None:
+    values = json.loads((made / "plans.json").read_text())
+    values["configurations"] |= {"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}}
+    Path("round.json").write_text(json.dumps(values))
+
+    assert "round.json cannot be used: configurations.a: configurations inherit in a circle" in say(
+        "explain", "--plans", "round.json"
+    )
