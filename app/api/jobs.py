@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,16 +11,14 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import BaseDep, Body, NoQuery, PageQuery, ResourcesDep, SessionDep
 from app.api.waiting import RETRY_AFTER_SECONDS, applied, ended, wait_of
-from app.jobs import FINAL_STATES, JobKind, JobState
+from app.jobs import JobKind, JobState
 from app.services import following, steering
 from app.services.following import JobStatus
+from app.services.offers import Verb
 from app.services.resources import Resources, insistently
-from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 from app.services.transitions import announced
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-Verb = Literal["cancel", "pause", "resume", "retry"]
 
 STEERING: Mapping[Verb, Callable[[Session, UUID], object]] = {
     "cancel": steering.cancel,
@@ -116,7 +114,7 @@ def _links(status: JobStatus, base: str) -> dict[str, str]:
     job = status.job
     address = f"{base}/jobs/{job.id}"
     links = {"self": address, "events": f"{address}/events"}
-    links |= {verb: f"{address}/{verb}" for verb in _possible(job.state)}
+    links |= {verb: f"{address}/{verb}" for verb in status.verbs}
     if job.parent_id is not None:
         links["parent"] = f"{base}/jobs/{job.parent_id}"
     for noun, row_id in (
@@ -131,17 +129,6 @@ def _links(status: JobStatus, base: str) -> dict[str, str]:
     if job.kind is JobKind.TRAINING and status.result and status.result.get("model_id"):
         links["model"] = f"{base}/models/{status.result['model_id']}"
     return links
-
-
-def _possible(state: JobState) -> tuple[Verb, ...]:
-    """Return what may be asked of a job."""
-    if state in RETRIED_STATES:
-        return ("retry",)
-    if state in FINAL_STATES or state is JobState.CANCELING:
-        return ()
-    if state is JobState.WAITING:
-        return ("cancel",)
-    return ("cancel", "resume" if state in ASKED_TO_PAUSE else "pause")
 
 
 @router.get("")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from app.db.models import Job, Training
 from app.errors import NotFoundError
 from app.jobs import FINAL_STATES, JobKind, JobState, TrainingRequest
 from app.services import graph
+from app.services.offers import Verbs, verbs_of
 from app.services.paging import Page, PageRequest, read_page
 
 STAGE_SHARES: Mapping[JobKind, Mapping[str, tuple[float, float]]] = {
@@ -73,6 +75,8 @@ class JobStatus:
     position: int | None
     """In its lane, 1 is next; None unless it is queued."""
     result: Mapping[str, Any] | None
+    verbs: Verbs
+    """What may be asked of it."""
     children: tuple["JobStatus", ...]
 
     @property
@@ -114,17 +118,18 @@ def status_of(session: Session, jobs: Sequence[Job]) -> list[JobStatus]:
         rows = select(Job).where(Job.parent_id.in_(parents)).order_by(Job.created_at, Job.id)
         for child in session.scalars(rows):
             children.setdefault(child.parent_id, []).append(child)
+    offered = verbs_of(session, [*jobs, *chain.from_iterable(children.values())])
     return [
-        _training_status(session, job, children.get(job.id, []))
+        _training_status(session, job, children.get(job.id, []), offered)
         if job.kind is JobKind.TRAINING
-        else _single_status(session, job)
+        else _single_status(session, job, offered[job.id])
         for job in jobs
     ]
 
 
-def _single_status(session: Session, job: Job) -> JobStatus:
+def _single_status(session: Session, job: Job, verbs: Verbs) -> JobStatus:
     progress = JobProgress(job.stage, job.done, job.total, _percent(job), job.eta_seconds, job.note)
-    return JobStatus(job, graph.title(job), progress, _position(session, job), _result(job), ())
+    return JobStatus(job, graph.title(job), progress, _position(session, job), _result(job), verbs, ())
 
 
 def _percent(job: Job) -> float:
@@ -174,9 +179,11 @@ def _result(job: Job) -> Mapping[str, Any] | None:
             return {"training_id": str(job.training_id)}
 
 
-def _training_status(session: Session, parent: Job, children: Sequence[Job]) -> JobStatus:
+def _training_status(
+    session: Session, parent: Job, children: Sequence[Job], offered: Mapping[UUID, Verbs]
+) -> JobStatus:
     """Sum the children up; those that the plan has yet to bring are counted by the request."""
-    statuses = tuple(_single_status(session, child) for child in children)
+    statuses = tuple(_single_status(session, child, offered[child.id]) for child in children)
     training = session.get_one(Training, parent.training_id)
     expected = _expected(TrainingRequest.model_validate(training.request), children)
     current = _current(statuses)
@@ -193,7 +200,8 @@ def _training_status(session: Session, parent: Job, children: Sequence[Job]) -> 
         one.job.state is JobState.RUNNING for one in statuses
     )
     position = min(queued) if queued and waiting else None
-    return JobStatus(parent, graph.title(parent), progress, position, _result(parent), statuses)
+    verbs = offered[parent.id]
+    return JobStatus(parent, graph.title(parent), progress, position, _result(parent), verbs, statuses)
 
 
 def _expected(request: TrainingRequest, children: Sequence[Job]) -> dict[JobKind, int]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -217,3 +218,44 @@ def test_links_say_what_may_be_asked_of_a_job(client: httpx.Client, resources: R
     assert paused == {"cancel", "resume"}
     assert canceled == {"retry"}
     assert succeeded == set()
+
+
+def steering_links(job: dict[str, Any]) -> set[str]:
+    return set(job["links"]) & {"cancel", "pause", "resume", "retry"}
+
+
+def test_what_would_be_refused_is_not_offered(client: httpx.Client, resources: Resources) -> None:
+    submission = playing.training(resources, playing.ready_dataset(resources), folds=[0])
+    playing.finish(resources.sessions, playing.claim(resources.sessions))
+
+    def offered() -> dict[str, set[str]]:
+        job = client.get(f"/jobs/{submission.job_id}").json()
+        assert all(
+            steering_links(client.get(one["links"]["self"]).json()) == steering_links(one)
+            for one in job["children"]
+        )
+        return {one["kind"]: steering_links(one) for one in (job, *job["children"])}
+
+    playing.steer(resources.sessions, steering.pause, submission.job_id)
+    paused = offered()
+    playing.steer(resources.sessions, steering.resume, submission.job_id)
+    playing.fail(resources.sessions, playing.claim(resources.sessions))
+    failed = offered()
+
+    assert (paused["training"], paused["preprocess"]) == ({"cancel", "resume"}, {"cancel"})
+    assert (failed["training"], failed["preprocess"]) == ({"retry"}, {"retry"})
+    assert failed["train"] == failed["select"] == failed["plan"] == set()
+
+
+def test_a_job_whose_plan_is_gone_cannot_be_tried_again(client: httpx.Client, resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+    accepted = client.post(f"/datasets/{dataset_id}/plans", json={}).json()
+    address = f"/jobs/{accepted['job_id']}"
+    client.post(f"{address}/cancel")
+
+    before = steering_links(client.get(address).json())
+    client.delete(accepted["links"]["self"])
+    after = steering_links(client.get(address).json())
+
+    assert (before, after) == ({"retry"}, set())
+    assert client.post(f"{address}/retry").status_code == 409

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.db.base import open_engine, open_readers, open_sessions, transaction
 from app.db.migrate import upgrade
@@ -17,12 +19,19 @@ from app.db.models import Dataset, Epoch, Job, JobEvent, TrainedModel
 from app.errors import ConflictError, LeaseLostError
 from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, EventKind, JobKind, JobState
 from app.queue import PolledQueue
-from app.services import graph, jobs, steering
+from app.services import graph, jobs, offers, steering
 from app.services.jobs import Claim
 from app.services.resources import Resources
 from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 from app.storage import LocalStore
 from tests.app import playing
+
+STEERING = {
+    "cancel": steering.cancel,
+    "pause": steering.pause,
+    "resume": steering.resume,
+    "retry": steering.retry,
+}
 
 TEMPLATE = Path(tempfile.mkdtemp()) / "service.db"
 
@@ -215,6 +224,25 @@ class Lives(RuleBasedStateMachine):
                     select(TrainedModel).where(TrainedModel.training_id == parent.training_id)
                 ).all()
                 assert len(models) == (parent.state is JobState.SUCCEEDED)
+
+    @rule()
+    def exactly_that_is_offered_which_would_be_done(self) -> None:
+        """But for what changes nothing: to cancel what is canceled, to pause what is paused."""
+        with transaction(self.resources.readers) as session:
+            found = session.scalars(select(Job)).all()
+            offered = offers.verbs_of(session, found)
+        for job in found:
+            done = {verb for verb, ask in STEERING.items() if self.would_change(ask, job)}
+            assert set(offered[job.id]) == done, (job.kind, job.state)
+
+    def would_change(self, ask: Callable[[Session, UUID], Job], job: Job) -> bool:
+        with self.sessions() as session:
+            try:
+                changed = ask(session, job.id).state is not job.state
+            except ConflictError:
+                changed = False
+            session.rollback()
+        return changed
 
     @invariant()
     def a_lease_means_that_a_worker_has_the_job(self) -> None:
