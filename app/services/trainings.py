@@ -29,6 +29,9 @@ from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, submit_once
 from app.services.transitions import create
 
+OF_VOLUMES = "3d_"
+"""How the planner's configurations begin that need images of more than one slice."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingStatus:
@@ -54,8 +57,8 @@ def start(resources: Resources, request: TrainingRequest, key: RequestKey | None
     Raises:
         NotFoundError: There is no such dataset, or it has no such plan.
         ConflictError: The dataset or the plan is not ready.
-        RequestError: It has fewer cases than the cross-validation needs, the plan has no such configuration,
-            or the key was used otherwise.
+        RequestError: It has fewer cases than the cross-validation needs, the plan has no such configuration or
+            will have none, or the key was used otherwise.
     """
     return submit_once(resources, key, lambda session: _create(session, request))
 
@@ -95,6 +98,8 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
     dataset = datasets.hold_ready(session, request.dataset_id)
     _require_cases_for_folds(session, dataset, request)
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
+    if plan is None:
+        _require_volumes(session, dataset, request)
     _require_trainable(request, plan)
     if plan is None:
         request = request.model_copy(update={"preset": request.preset or DEFAULT_PRESET})
@@ -160,6 +165,20 @@ def _require_trainable(request: TrainingRequest, plan: DatasetPlan | None) -> No
         raise RequestError(
             f"every configuration of the plan {plan.name} refines what another one has segmented, and cascades "
             "are trained in a later release; add one without previous_stage"
+        )
+
+
+def _require_volumes(session: Session, dataset: Dataset, request: TrainingRequest) -> None:
+    """Refuse to learn from flat images as from volumes: their plan will have no such configuration."""
+    wanted = [name for name in request.configurations or () if name.startswith(OF_VOLUMES)]
+    if not wanted:
+        return
+    shapes = session.scalars(select(DatasetCase.shape).where(DatasetCase.dataset_id == dataset.id)).all()
+    if shapes and all(shape[0] == 1 for shape in shapes):
+        raise RequestError(
+            f"{wanted[0]} is for volumes, but every image of the dataset is flat: it has one voxel along z; "
+            "ask for: 2d",
+            configuration=wanted[0],
         )
 
 

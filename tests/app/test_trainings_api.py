@@ -1,7 +1,8 @@
 """POST /train, trainings and their jobs over HTTP."""
 
+from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -201,3 +202,39 @@ def test_unknown_and_malformed_ids_are_answered(client: httpx.Client, path: str)
 
     assert (unknown.status_code, malformed.status_code) == (404, 422)
     assert unknown.headers["content-type"] == malformed.headers["content-type"] == "application/problem+json"
+
+
+def dataset_of(resources: Resources, shapes: Sequence[tuple[int, int, int]]) -> UUID:
+    submission = playing.upload(resources)
+    found = playing.ingest_result(len(shapes))
+    cases = tuple(
+        case.model_copy(update={"shape": shape}) for case, shape in zip(found.cases, shapes, strict=True)
+    )
+    claim = playing.claim(resources.sessions)
+    playing.finish(resources.sessions, claim, found.model_copy(update={"cases": cases}))
+    return submission.id
+
+
+@pytest.mark.parametrize("wanted", [["3d_fullres"], ["2d", "3d_lowres"], ["3d_cascade_fullres"]])
+def test_flat_images_are_not_trained_on_as_volumes(
+    client: httpx.Client, resources: Resources, wanted: list[str]
+) -> None:
+    flat = dataset_of(resources, [(1, 50, 40)] * 6)
+
+    refused = client.post("/train", json={"dataset_id": str(flat), "configurations": wanted})
+    planned = client.post("/train", json={"dataset_id": str(flat), "configurations": ["2d"]})
+
+    assert refused.status_code == 422
+    assert f"{wanted[-1]} is for volumes" in refused.json()["detail"]
+    assert "ask for: 2d" in refused.json()["detail"]
+    assert planned.status_code == 202
+
+
+def test_what_becomes_of_some_flat_images_the_plan_decides(
+    client: httpx.Client, resources: Resources
+) -> None:
+    mixed = dataset_of(resources, [(1, 50, 40)] * 5 + [(2, 50, 40)])
+
+    response = client.post("/train", json={"dataset_id": str(mixed), "configurations": ["3d_fullres"]})
+
+    assert response.status_code == 202
