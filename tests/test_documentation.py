@@ -9,6 +9,7 @@ import pytest
 from app.settings import Settings
 from core.domain.problems import NOTE_KINDS, PROBLEM_KINDS
 from core.errors import DomainError
+from core.planning.presets import PRESETS
 from worker import raw
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,12 @@ def test_every_setting_is_explained() -> None:
     missing = [name for name in Settings.model_fields if f"`SEG_{name.upper()}`" not in explained]
 
     assert missing == []
+
+
+def test_every_preset_is_named_where_planning_is_described() -> None:
+    explained = (ROOT / "README.md").read_text()
+
+    assert [name for name in PRESETS if f"`{name}`" not in explained] == []
 
 
 def test_every_kind_of_problem_is_explained() -> None:
