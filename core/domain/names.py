@@ -40,6 +40,9 @@ RESAMPLING_NAMES: Final = frozenset(
 )
 """Of `core.preprocessing.resample.RESAMPLINGS`."""
 
+UNCHANGED_GRID: Final = "no_resampling_hack"
+"""The one of them that leaves every image on its own grid."""
+
 NETWORK_NAMES: Final = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
 """Of `core.network.unet.ARCHITECTURES`, by the last part of a dotted name."""
 

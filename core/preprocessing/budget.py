@@ -41,6 +41,14 @@ def available_bytes(machine: Path = MACHINE_FILE, group: Path = GROUP_FOLDER) ->
     return max(0, min(amounts))
 
 
+def total_bytes(group: Path = GROUP_FOLDER) -> int:
+    """Return how much memory the machine has, or the container may have, whoever uses it now."""
+    amounts = [sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")]
+    limits = [(group / limit) for limit, *_ in GROUP_FILES]
+    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
+    return min(amounts + [int(text) for text in texts if text.isdecimal()])
+
+
 def _entry(text: str, name: str) -> int:
     """Return the number that follows a name at the start of a line."""
     numbers = [line.split()[1] for line in text.splitlines() if line.split()[:1] == [name]]

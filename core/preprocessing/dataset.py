@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from core.crew import Crew, LostWorkerError, worked_on
 from core.domain.dataset import CaseId
-from core.domain.geometry import permuted, resampled_shape, voxel_count
+from core.domain.geometry import permuted, voxel_count
 from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
 from core.domain.progress import Observer, Progress
@@ -21,7 +21,8 @@ from core.io.readers import read_header, read_image, read_labels
 from core.preprocessing.normalize import NORMALIZATIONS
 from core.preprocessing.pipeline import preprocess_case
 from core.preprocessing.recipe import case_digest, recipe_digest
-from core.preprocessing.resample import RESAMPLINGS
+from core.preprocessing.resample import RESAMPLINGS, Grid
+from core.preprocessing.target import target_grid
 
 STAGE: Final = "preprocess"
 
@@ -165,14 +166,15 @@ def needed_bytes(case: CaseFiles, recipe: Recipe) -> int:
         same, a coarser and a finer grid: what was taken is 51 to 81 % of the estimate.
 
     Raises:
-        ImageError: The header cannot be read.
+        ImageError: The header cannot be read, or the image does not fit the plan's spacing.
     """
     header = read_header(case.images[0], recipe.plan.image_reader_writer)
     channels = max(header.channels, len(case.images))
     spacing = permuted(header.geometry.spacing, recipe.plan.transpose_forward)
     shape = permuted(header.shape, recipe.plan.transpose_forward)
-    target = resampled_shape(shape, spacing, recipe.configuration.target_spacing(spacing))
-    before, after = voxel_count(shape), voxel_count(target)
+    whole = Grid(shape, spacing)
+    target = target_grid(whole, whole, recipe.configuration, channels)
+    before, after = voxel_count(shape), voxel_count(target.shape)
     image, result = FLOAT_BYTES * channels * before, FLOAT_BYTES * channels * after
     largest = FLOAT_BYTES * max(before, after)
     reading = image * (2 if len(case.images) > 1 else 1) + header.stored_type.itemsize * before

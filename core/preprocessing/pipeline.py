@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.domain.geometry import permuted, resampled_shape
+from core.domain.geometry import permuted
 from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
 from core.errors import ImageError
@@ -12,6 +12,7 @@ from core.preprocessing.crop import BoolArray, Crop, box_shape, crop_to_nonzero,
 from core.preprocessing.locations import class_locations
 from core.preprocessing.normalize import normalize_channel, require_channels
 from core.preprocessing.resample import RESAMPLINGS, Grid, regrid_image, regrid_labels
+from core.preprocessing.target import target_grid
 
 
 def preprocess_case(
@@ -37,7 +38,8 @@ def preprocess_case(
         The case; labels int8 or int16, -1 for background outside the nonzero mask.
 
     Raises:
-        ImageError: The image does not fit the plan or its reference, or holds values that are not finite.
+        ImageError: The image does not fit the plan or its reference, holds values that are not finite, or nothing
+            of it would be left at the plan's spacing, or more than there is memory for.
         PlanError: The plan contradicts itself.
         UnknownNameError: The plan names a normalization or resampling that does not exist.
 
@@ -49,13 +51,13 @@ def preprocess_case(
     voxels_czyx = image.voxels_czyx.transpose(0, *(axis + 1 for axis in axes))
     crop = crop_to_nonzero(voxels_czyx, None if labels_zyx is None else labels_zyx.transpose(axes))
     spacing = permuted(geometry.spacing, axes)
-    target_spacing = configuration.target_spacing(spacing)
     source = Grid(box_shape(crop.box), spacing)
-    target = Grid(resampled_shape(source.shape, spacing, target_spacing), target_spacing)
+    whole = Grid(permuted(image.shape, axes), spacing)
+    target = target_grid(whole, source, configuration, len(crop.voxels_czyx))
     properties = CaseProperties(
         geometry=geometry,
         spacing=geometry.spacing,
-        shape_before_cropping=permuted(image.shape, axes),
+        shape_before_cropping=whole.shape,
         bbox_used_for_cropping=crop.box,
         shape_after_cropping_and_before_resampling=source.shape,
     )

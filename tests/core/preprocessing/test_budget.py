@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.preprocessing.budget import available_bytes
+from core.preprocessing.budget import available_bytes, total_bytes
 
 MIB = 2**20
 
@@ -42,3 +42,11 @@ def test_a_container_without_limit_has_what_the_machine_has(tmp_path: Path) -> N
 
 def test_this_machine_has_some() -> None:
     assert available_bytes() > 0
+
+
+def test_all_that_a_container_may_have_is_its_limit(tmp_path: Path) -> None:
+    whole = total_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text(f"{50 * MIB}\n")
+
+    assert total_bytes(tmp_path) == 50 * MIB
+    assert whole > 50 * MIB

@@ -320,3 +320,14 @@ def test_the_estimate_grows_with_image_channels_and_result(tmp_path: Path) -> No
     assert estimate(replace(small, shape=(80, 60, 60)), (1.0, 1.0, 1.0)) > alone
     assert estimate(replace(small, channels=3), (1.0, 1.0, 1.0)) > alone
     assert estimate(small, (0.5, 0.5, 0.5)) > alone
+
+
+@pytest.mark.parametrize("spacing", [(1000.0, 1000.0, 1000.0), (1e-7, 1e-7, 1e-7)])
+@pytest.mark.parametrize("memory", [1, PLENTY])
+def test_an_absurd_spacing_is_named_with_every_case(
+    raw: Path, tmp_path: Path, spacing: tuple[float, float, float], memory: int
+) -> None:
+    absurd, _ = small_plan(spacing)
+
+    with pytest.raises(DatasetError, match=r"4 of 4 cases.*case phantom_000: at the spacing \[.*likewise"):
+        run(raw, tmp_path / "store", absurd, memory=memory)

@@ -83,12 +83,21 @@ def test_masked_normalization_leaves_what_lies_outside_at_zero(has_reference: bo
 
 def test_no_axis_vanishes() -> None:
     plan, configuration = small_plan((9.0, 9.0, 9.0))
+    voxels_czyx = np.zeros((1, 20, 20, 20), np.float32)
+    voxels_czyx[:, 4:6, 4:6, 4:6] = 1
 
-    case = preprocess_case(
-        image(np.ones((1, 2, 2, 2), np.float32), (1.0, 1.0, 1.0)), None, plan, configuration, LABELS
-    )
+    case = preprocess_case(image(voxels_czyx, (1.0, 1.0, 1.0)), None, plan, configuration, LABELS)
 
     assert case.voxels_czyx.shape == (1, 1, 1, 1)
+
+
+def test_an_image_that_would_vanish_is_refused() -> None:
+    plan, configuration = small_plan((1000.0, 1.0, 1.0))
+
+    with pytest.raises(
+        ImageError, match=r"at the spacing \[1000, 1, 1\] mm.*of which nothing could be learnt"
+    ):
+        preprocess_case(image(body(), (1.0, 1.0, 1.0)), None, plan, configuration, LABELS)
 
 
 def test_labels_on_another_grid_are_refused() -> None:
