@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from core.domain.conversion import OLDER_LAYOUTS, Conversion, Manner
 from core.domain.dataset import CaseId
 from core.domain.fingerprint import Fingerprint
+from core.domain.geometry import permuted
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer
 from core.domain.record import require_writable, write_json
-from core.errors import DatasetError, PlanError
+from core.errors import DatasetError, ImageError, PlanError
 from core.io.case_store import CaseStore
-from core.io.cases import (
-    find_cases,
-    read_description,
-)
+from core.io.cases import CaseFiles, find_cases, read_description
+from core.io.readers import read_header
 
 if TYPE_CHECKING:
     from core.preprocessing.dataset import Outcome
@@ -123,7 +122,7 @@ def preprocess(
         How many cases were made, and how many there were.
 
     Raises:
-        PlanError: The plan has no such configuration, or contradicts itself.
+        PlanError: The plan has no such configuration, contradicts itself, or is for volumes where there is none.
         UnknownNameError: The plan names a normalization or resampling that does not exist.
         DatasetError: Cases cannot be preprocessed; all are named. Or the folder cannot be written.
         ImageError: The one case that fails cannot be read, or does not fit the plan.
@@ -143,9 +142,39 @@ def preprocess(
     cases = find_cases(raw, description, outside=outside)
     if not cases:
         raise DatasetError("the dataset has no training case; add images to imagesTr")
+    _require_volumes(cases, made, configuration)
     memory = available_bytes() * SHARE_OF_AVAILABLE if memory_gb is None else memory_gb * 2**30
     means = Means(workers or default_workers(), int(memory), tuple(other_stores))
     return preprocess_dataset(cases, recipe, CaseStore(out), means, observer)
+
+
+def _require_volumes(cases: Sequence[CaseFiles], made: Plan, configuration: ConfigurationName) -> None:
+    """Refuse to make volumes of images that all have a single slice; a volume may have few.
+
+    Raises:
+        PlanError: The configuration is for volumes, and there is none.
+
+    Source:
+        Engine specification A 5.5.
+    """
+    if made.configuration(configuration).is_2d or not all(_is_flat(case, made) for case in cases):
+        return
+    flat = [name for name in made.configurations if made.configuration(name).is_2d]
+    cure = f"choose {' or '.join(flat)}" if flat else "plan again, for 2d"
+    raise PlanError(
+        f"configuration {configuration} is for volumes, but every image of the dataset has a single slice, "
+        f"{cases[0].case_id} for one; {cure}",
+        configuration=configuration,
+    )
+
+
+def _is_flat(case: CaseFiles, made: Plan) -> bool:
+    """Return whether a case certainly has a single slice; one that cannot be read is reported later."""
+    try:
+        header = read_header(case.images[0], made.image_reader_writer)
+    except ImageError:
+        return False
+    return header.geometry.is_2d or permuted(header.shape, made.transpose_forward)[0] == 1
 
 
 def preprocessing_digest(made: Plan, configuration: ConfigurationName) -> str:

@@ -148,3 +148,34 @@ def test_configurations_that_inherit_in_a_circle_are_named(say: Say, made: Path)
     assert "round.json cannot be used: configurations.a: configurations inherit in a circle" in say(
         "explain", "--plans", "round.json"
     )
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_flat_images_are_never_preprocessed_as_volumes(
+    say: Say, made: Path, tmp_path: Path, ending: str
+) -> None:
+    raw = make_dataset(tmp_path / "raw", replace(STANDARD, cases=2, shape=(1, 60, 64), ending=ending))
+    measured = fingerprint(raw, tmp_path / "f.json", SilentObserver())
+    plan_dataset(raw, measured, PlanRequest(), tmp_path / "flat.json")
+    values = json.loads((tmp_path / "flat.json").read_text())
+    volumes = json.loads((made / "plans.json").read_text())["configurations"]["3d_fullres"]
+    values["configurations"]["mine"] = volumes
+    (tmp_path / "flat.json").write_text(json.dumps(values))
+
+    said = say("preprocess", "--raw", "raw", "--plans", "flat.json", "--configuration", "mine", "--out", "o")
+
+    assert "configuration mine is for volumes" in said
+    assert "phantom_000" in said
+    assert "choose 2d" in said
+    assert not Path("o").exists()
+
+
+def test_few_slices_are_a_volume_all_the_same(made: Path, tmp_path: Path) -> None:
+    raw = make_dataset(tmp_path / "raw", replace(STANDARD, cases=2, shape=(2, 28, 24), margin=0))
+
+    status = command_line.main(
+        ["preprocess", "--raw", str(raw), "--plans", str(made / "plans.json"),
+         "--configuration", "3d_fullres", "--out", str(tmp_path / "o")]
+    )  # fmt: skip
+
+    assert status == 0
