@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.errors import StorageFullError, TooLargeError
-from app.jobs import ObjectRef
+from app.payloads import ObjectRef
 from core.errors import DomainError
 
 CHUNK_BYTES = 1024 * 1024

@@ -15,7 +15,8 @@ from typing import IO
 from pydantic import JsonValue
 
 from app import log as logs
-from app.jobs import INTERNAL_ERROR, WorkOrder, problem_document, problem_of
+from app.jobs import INTERNAL_ERROR, problem_document, problem_of
+from app.payloads import WorkOrder
 from app.storage import LocalStore, room_on_disk
 from core.domain.record import Record
 from core.errors import CancelledError, DomainError

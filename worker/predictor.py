@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from uuid import UUID
 
-from app.jobs import PredictPayload
+from app.payloads import PredictPayload
 from core import pipeline
 from core.domain.model import PredictionOptions
 from core.inference.model import LoadedModel

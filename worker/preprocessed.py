@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from app.jobs import ObjectRef, PreprocessPayload, TrainPayload
+from app.payloads import ObjectRef, PreprocessPayload, TrainPayload
 from core import pipeline
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from app.db.base import is_outage
 from app.errors import LeaseLostError
-from app.jobs import RESULTS, Checkpoint, JobKind, JobState, ObjectRef, problem_of
+from app.jobs import JobKind, JobState, problem_of
+from app.payloads import RESULTS, Checkpoint, ObjectRef
 from app.services import jobs
 from app.services.jobs import Claim
 from core.domain.record import Record

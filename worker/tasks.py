@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from app.jobs import (
+from app.payloads import (
     CaseSummary,
     Checkpoint,
     ClassSummary,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from app.jobs import ObjectRef, PreprocessResult, WorkOrder
+from app.payloads import ObjectRef, PreprocessResult, WorkOrder
 from app.storage import LocalStore, StoreError, copy_hashing
 from core.domain.model import CHECKPOINT_FILE
 from core.domain.progress import Observer, Progress

@@ -24,7 +24,7 @@ from app.api.deps import (
 from app.api.uploads import Expected, received
 from app.api.waiting import Accepted
 from app.errors import RequestError, UnsupportedMediaError
-from app.jobs import Name
+from app.requests import Name
 from app.services import datasets
 from app.services.datasets import DatasetStatus
 from app.services.following import JobStatus

@@ -26,7 +26,7 @@ from app.api.deps import (
 from app.api.waiting import Accepted
 from app.db.base import transaction
 from app.errors import RequestError, UnsupportedMediaError
-from app.jobs import PlanName, PlanningRequest
+from app.requests import PlanName, PlanningRequest
 from app.services import kept_plans, plans
 from app.services.following import JobStatus
 from app.services.kept_plans import ImageSize, PlanContent, PlanStatus

@@ -14,7 +14,8 @@ from app.api import waiting
 from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, PageDep, ResourcesDep, SessionDep
 from app.api.jobs import JobView, ProgressView, view_of
 from app.api.waiting import Accepted
-from app.jobs import JobState, TrainingRequest
+from app.jobs import JobState
+from app.requests import TrainingRequest
 from app.services import trainings
 from app.services.following import JobStatus
 from app.services.trainings import Curve, TrainingStatus

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from app.jobs import NAME_PATTERN, PLAN_NAME_PATTERN
+from app.requests import NAME_PATTERN, PLAN_NAME_PATTERN
 
 Fault = Mapping[str, Any]
 """What pydantic says of one field: type, loc, msg, input, ctx."""

@@ -43,7 +43,7 @@ class Dataset(Base):
     notes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
     """What keeps nobody from training, yet deserves a look."""
     classes: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
-    """`app.jobs.ClassSummary`: every label that is declared or occurs."""
+    """`app.payloads.ClassSummary`: every label that is declared or occurs."""
     fingerprint_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
     archive: Mapped[StoredObject] = relationship(foreign_keys=archive_key, lazy="raise")
@@ -82,7 +82,7 @@ class DatasetPlan(Base):
     plans_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     """plans.json. Replacing it writes another object; trainings keep the one that they began with."""
     configurations: Mapped[list[Any]] = mapped_column(default=list)
-    """`app.jobs.PlannedConfiguration`, in the order of the file."""
+    """`app.payloads.PlannedConfiguration`, in the order of the file."""
     request: Mapped[dict[str, Any] | None]
     """The body of POST /datasets/{id}/plans with its defaults filled in; null for an upload."""
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="SET NULL"))
@@ -128,9 +128,9 @@ class Job(Base):
     """Within the lane, and between the lanes of one worker; the lower number goes first."""
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED, index=True)
     payload: Mapped[dict[str, Any] | None]
-    """One of `app.jobs.JobPayload`; null for the parent of a training."""
+    """One of `app.payloads.JobPayload`; null for the parent of a training."""
     result: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
-    """The kind's record of `app.jobs.RESULTS`, once it succeeded. It names every file that the job made, so
+    """The kind's record of `app.payloads.RESULTS`, once it succeeded. It names every file that the job made, so
     it is read only where it is needed."""
     error: Mapped[dict[str, Any] | None]
     """Problem document (RFC 9457) of a failed or canceled job."""
@@ -145,7 +145,7 @@ class Job(Base):
     reached: Mapped[int] = mapped_column(default=0, server_default="0")
     """How many epochs of a training were ever finished; only going beyond that is coming further."""
     checkpoint: Mapped[dict[str, Any] | None]
-    """`app.jobs.Checkpoint` in the object store; whoever claims the job next goes on from there."""
+    """`app.payloads.Checkpoint` in the object store; whoever claims the job next goes on from there."""
     fence: Mapped[int] = mapped_column(default=0)
     """Grows with every claim; a write that carries an older fence changes nothing."""
     lease_owner: Mapped[str | None]
@@ -223,7 +223,7 @@ class TrainedModel(Base):
     mean_dice: Mapped[float | None]
     reason: Mapped[str] = mapped_column(default="")
     files: Mapped[dict[str, Any]]
-    """Path inside the model folder → `app.jobs.ObjectRef`."""
+    """Path inside the model folder → `app.payloads.ObjectRef`."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
 
 

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from app.db.base import transaction
 from app.db.models import Dataset, DatasetCase, DatasetPlan, Job, StoredObject, TrainedModel, Training
 from app.errors import ConflictError, NotFoundError
-from app.jobs import FINAL_STATES, IngestPayload, JobKind, JobState, ObjectRef, PlanResult
+from app.jobs import FINAL_STATES, JobKind, JobState
+from app.payloads import IngestPayload, ObjectRef, PlanResult
 from app.services import graph
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, forget, insistently, submit_files

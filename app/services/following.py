@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from app.db.base import now
 from app.db.models import Job, Training
 from app.errors import NotFoundError
-from app.jobs import FINAL_STATES, JobKind, JobState, TrainingRequest
+from app.jobs import FINAL_STATES, JobKind, JobState
+from app.requests import TrainingRequest
 from app.services import graph
 from app.services.offers import Verbs, verbs_of
 from app.services.paging import Page, PageRequest, read_page

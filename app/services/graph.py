@@ -11,22 +11,17 @@ from sqlalchemy.orm import Session
 
 from app.db.base import now
 from app.db.models import Job, JobDependency, StoredObject, TrainedModel, Training
-from app.jobs import (
-    FINAL_STATES,
-    LANES,
-    LEASED_STATES,
-    PRIORITIES,
+from app.jobs import FINAL_STATES, LANES, LEASED_STATES, PRIORITIES, JobState, problem_document
+from app.payloads import (
     JobPayload,
-    JobState,
     ObjectRef,
     PlanPayload,
     PlanResult,
     PreprocessPayload,
     SelectPayload,
-    TrainingRequest,
     TrainPayload,
-    problem_document,
 )
+from app.requests import TrainingRequest
 from app.services.transitions import create, move
 
 CANCELED = "canceled"

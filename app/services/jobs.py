@@ -18,18 +18,14 @@ from app.jobs import (
     FINAL_STATES,
     INTERNAL_ERROR,
     LEASED_STATES,
-    PAYLOAD,
-    Checkpoint,
     EventKind,
     JobKind,
     JobState,
     Lane,
-    PreprocessResult,
-    TrainResult,
-    WorkOrder,
     problem_document,
     problem_of,
 )
+from app.payloads import PAYLOAD, Checkpoint, PreprocessResult, TrainResult, WorkOrder
 from app.queue import Announcement
 from app.services import graph, outcomes
 from app.services.transitions import lock_family, move, record_content, record_event, tell

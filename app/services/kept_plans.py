@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from app.db.base import transaction
 from app.db.models import Dataset, DatasetPlan, Job, StoredObject
 from app.errors import ConflictError, NotFoundError
-from app.jobs import FINAL_STATES, ObjectRef, PlannedConfiguration
+from app.jobs import FINAL_STATES
+from app.payloads import ObjectRef, PlannedConfiguration
 from app.services import datasets, graph
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import Resources

@@ -18,18 +18,9 @@ from app.db.models import (
     Training,
 )
 from app.errors import ConflictError
-from app.jobs import (
-    IngestResult,
-    JobKind,
-    JobState,
-    ObjectRef,
-    PlanPayload,
-    PlanResult,
-    PredictResult,
-    SelectResult,
-    TrainingRequest,
-    problem_document,
-)
+from app.jobs import JobKind, JobState, problem_document
+from app.payloads import IngestResult, ObjectRef, PlanPayload, PlanResult, PredictResult, SelectResult
+from app.requests import TrainingRequest
 from app.services import graph
 from app.services.transitions import move
 from core.domain.dataset import DatasetDescription, DatasetProblem

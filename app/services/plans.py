@@ -10,16 +10,9 @@ from sqlalchemy.orm import Session, undefer
 from app.db.base import now, transaction
 from app.db.models import DatasetPlan, Job, StoredObject, Training
 from app.errors import ConflictError, PreconditionError
-from app.jobs import (
-    DEFAULT_PRESET,
-    FINAL_STATES,
-    JobKind,
-    ObjectRef,
-    PlannedConfiguration,
-    PlanningRequest,
-    PlanPayload,
-    PlanSource,
-)
+from app.jobs import FINAL_STATES, JobKind
+from app.payloads import ObjectRef, PlannedConfiguration, PlanPayload
+from app.requests import DEFAULT_PRESET, PlanningRequest, PlanSource
 from app.services import datasets, graph, kept_plans
 from app.services.kept_plans import PlanStatus
 from app.services.resources import (

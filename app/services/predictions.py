@@ -11,16 +11,8 @@ from sqlalchemy.orm import Session
 from app.db.base import transaction
 from app.db.models import Job, Prediction, StoredObject, TrainedModel
 from app.errors import ConflictError, NotFoundError, RequestError
-from app.jobs import (
-    BATCH,
-    FINAL_STATES,
-    INTERACTIVE,
-    JobKind,
-    JobState,
-    ObjectRef,
-    PredictPayload,
-    Urgency,
-)
+from app.jobs import BATCH, FINAL_STATES, INTERACTIVE, JobKind, JobState, Urgency
+from app.payloads import ObjectRef, PredictPayload
 from app.services import following, graph, models
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.db.base import Sessions, is_outage, now
 from app.db.models import IdempotencyKey
 from app.errors import RequestError
-from app.jobs import ObjectRef
+from app.payloads import ObjectRef
 from app.queue import Queue
 from app.services.transitions import announced
 from app.storage import ObjectStore

@@ -11,18 +11,9 @@ from sqlalchemy.orm import Session
 from app.db.base import now
 from app.db.models import Dataset, DatasetCase, DatasetPlan, Epoch, Job, TrainedModel, Training
 from app.errors import NotFoundError, RequestError
-from app.jobs import (
-    CASCADE,
-    CROSS_VALIDATION_FOLDS,
-    DEFAULT_PRESET,
-    LANES,
-    PRIORITIES,
-    JobKind,
-    JobState,
-    PlanPayload,
-    TrainingRequest,
-    TrainResult,
-)
+from app.jobs import LANES, PRIORITIES, JobKind, JobState
+from app.payloads import PlanPayload, TrainResult
+from app.requests import CASCADE, CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
 from app.services import datasets, following, graph, kept_plans
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import httpx
 
-from app.jobs import JobKind, PlannedConfiguration, PlanPayload, PlanResult
+from app.jobs import JobKind
+from app.payloads import PlannedConfiguration, PlanPayload, PlanResult
 from app.services.jobs import Claim
 from app.services.resources import Resources
 from core.domain.dataset import DatasetDescription

@@ -14,13 +14,11 @@ from sqlalchemy.orm import Session, undefer
 from app.db.base import Sessions, transaction
 from app.db.clock import clock
 from app.db.models import Dataset, Job
-from app.jobs import (
+from app.jobs import JobKind, JobState, Lane, Urgency
+from app.payloads import (
     CaseSummary,
     ClassSummary,
     IngestResult,
-    JobKind,
-    JobState,
-    Lane,
     ObjectRef,
     PlannedConfiguration,
     PlanPayload,
@@ -29,12 +27,11 @@ from app.jobs import (
     PredictResult,
     PreprocessResult,
     SelectResult,
-    TrainingRequest,
     TrainPayload,
     TrainResult,
-    Urgency,
     ValidationScore,
 )
+from app.requests import TrainingRequest
 from app.services import datasets, jobs, predictions, trainings
 from app.services.jobs import Claim
 from app.services.predictions import PredictionRequest

@@ -8,7 +8,8 @@ from sqlalchemy import func, select, text, update
 from app.db.base import transaction
 from app.db.models import Epoch, Job, JobEvent, StoredObject
 from app.errors import ConflictError, LeaseLostError, NotFoundError
-from app.jobs import Checkpoint, JobKind, JobState, Lane
+from app.jobs import JobKind, JobState, Lane
+from app.payloads import Checkpoint
 from app.services import jobs, steering
 from app.services.jobs import Claim
 from app.services.resources import Resources

@@ -14,7 +14,8 @@ from sqlalchemy import delete, select, text, update
 
 from app.db.base import transaction
 from app.db.models import Dataset, DatasetCase, DatasetPlan, Job, StoredObject, Training
-from app.jobs import JobKind, JobState, ObjectRef, PlanPayload
+from app.jobs import JobKind, JobState
+from app.payloads import ObjectRef, PlanPayload
 from app.services import kept_plans
 from app.services.resources import Resources
 from app.settings import Settings

@@ -12,7 +12,8 @@ import pytest
 
 from app.db.base import transaction
 from app.db.models import TrainedModel
-from app.jobs import Lane, PredictPayload, PredictResult
+from app.jobs import Lane
+from app.payloads import PredictPayload, PredictResult
 from app.services import jobs
 from app.services.resources import Resources
 from app.settings import Settings

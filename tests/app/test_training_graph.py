@@ -6,7 +6,8 @@ from sqlalchemy import select
 
 from app.db.base import transaction
 from app.db.models import Job, TrainedModel
-from app.jobs import JobKind, JobState, TrainPayload
+from app.jobs import JobKind, JobState
+from app.payloads import TrainPayload
 from app.services import jobs, steering
 from app.services.resources import Resources
 from tests.app import playing

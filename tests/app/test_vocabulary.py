@@ -4,22 +4,9 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import (
-    CROSS_VALIDATION_FOLDS,
-    FINAL_STATES,
-    LANES,
-    PAYLOAD,
-    PROBLEM_TYPE,
-    RESULTS,
-    TRANSITIONS,
-    JobKind,
-    JobState,
-    ObjectRef,
-    PlanPayload,
-    PreprocessPayload,
-    TrainingRequest,
-    problem_of,
-)
+from app.jobs import FINAL_STATES, LANES, PROBLEM_TYPE, TRANSITIONS, JobKind, JobState, problem_of
+from app.payloads import PAYLOAD, RESULTS, ObjectRef, PlanPayload, PreprocessPayload
+from app.requests import CROSS_VALIDATION_FOLDS, TrainingRequest
 from app.services.formats import ENDINGS
 from core.errors import DatasetError
 from core.io.readers import known_endings

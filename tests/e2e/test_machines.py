@@ -18,7 +18,8 @@ from sqlalchemy import select
 from app.db.base import open_engine, open_readers, transaction
 from app.db.migrate import upgrade
 from app.db.models import Epoch, Job, JobEvent
-from app.jobs import Checkpoint, EventKind, JobKind
+from app.jobs import EventKind, JobKind
+from app.payloads import Checkpoint
 from app.supervisor import free_port
 from tests.e2e.running import FAST, ROOT, Service, descendants_of, is_alive, kill, wait_for
 from tests.factories import Recipe, make_dataset, zip_folder

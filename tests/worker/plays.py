@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.jobs import IngestPayload, IngestResult, Lane
+from app.jobs import Lane
+from app.payloads import IngestPayload, IngestResult
 from app.settings import Settings
 from core.domain.progress import Progress
 from core.domain.training import EpochRecord

@@ -11,7 +11,8 @@ from sqlalchemy.orm import undefer
 
 from app.db.base import transaction
 from app.db.models import Job
-from app.jobs import JobState, PlanResult
+from app.jobs import JobState
+from app.payloads import PlanResult
 from app.services import datasets, steering
 from app.services.resources import Resources
 from app.settings import Settings

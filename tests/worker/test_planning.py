@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import PlanPayload, PlanResult, WorkOrder
+from app.payloads import PlanPayload, PlanResult, WorkOrder
 from app.storage import LocalStore
 from core.domain.progress import SilentObserver
 from core.errors import PlanError

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import ObjectRef, PreprocessPayload, PreprocessResult, WorkOrder
+from app.payloads import ObjectRef, PreprocessPayload, PreprocessResult, WorkOrder
 from app.storage import LocalStore
 from core.domain.progress import Progress, SilentObserver
 from core.domain.record import write_json

@@ -11,7 +11,8 @@ import pytest
 from app.db.base import transaction
 from app.db.models import Job
 from app.errors import LeaseLostError
-from app.jobs import Checkpoint, JobKind, JobState
+from app.jobs import JobKind, JobState
+from app.payloads import Checkpoint
 from app.services import steering
 from app.services.jobs import Claim
 from app.services.resources import Resources

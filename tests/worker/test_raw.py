@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.errors import StorageFullError
-from app.jobs import IngestPayload, IngestResult, ObjectRef
+from app.payloads import IngestPayload, IngestResult, ObjectRef
 from app.storage import LocalStore
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import Checkpoint, ObjectRef, TrainPayload, WorkOrder
+from app.payloads import Checkpoint, ObjectRef, TrainPayload, WorkOrder
 from app.storage import LocalStore
 from core.domain.model import CHECKPOINT_FILE
 from core.domain.training import TrainingSettings

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import IngestPayload, ObjectRef, WorkOrder
+from app.payloads import IngestPayload, ObjectRef, WorkOrder
 from app.storage import LocalStore, StoreError
 from core.domain.progress import SilentObserver
 from tests.factories import make_dataset, zip_folder

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.jobs import IngestPayload, ObjectRef
+from app.payloads import IngestPayload, ObjectRef
 from core import __main__ as command_line
 from core import pipeline
 from core.domain.progress import SilentObserver

@@ -1,0 +1,252 @@
+"""What service and worker hand each other: a job's payload, the work order around it, and its result."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, TypeAdapter
+
+from app.jobs import JobKind
+from app.requests import DEFAULT_PRESET
+from core.domain.dataset import CaseId, DatasetProblem
+from core.domain.geometry import Shape, Spacing
+from core.domain.plan import ConfigurationName
+from core.domain.record import Record
+from core.domain.training import Fold, TrainingSettings
+
+
+class ObjectRef(Record):
+    """A file in the object store."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+class IngestPayload(Record):
+    """Unpack an archive and verify what is in it."""
+
+    kind: Literal[JobKind.INGEST] = JobKind.INGEST
+    dataset_id: UUID
+    archive: ObjectRef
+
+
+class PlanPayload(Record):
+    """Fingerprint a dataset, unless somebody did, and plan for it: for a training, or for itself."""
+
+    kind: Literal[JobKind.PLAN] = JobKind.PLAN
+    training_id: UUID | None = None
+    """None where nobody trains: the plan is kept under its name."""
+    plan_id: UUID | None = None
+    """The row of that plan."""
+    plans_name: str | None = None
+    """None: the preset's."""
+    dataset_id: UUID
+    dataset_name: str
+    archive: ObjectRef
+    fingerprint: ObjectRef | None
+    """None where nobody has computed it yet."""
+    plans: ObjectRef | None = None
+    """What to train with; None: plan as the choices below say."""
+    preset: str = DEFAULT_PRESET
+    gpu_memory_gb: float | None = None
+    target_spacing: Spacing | None = None
+    suppress_transpose: bool = False
+    configurations: tuple[ConfigurationName, ...] | None = None
+    """What to train; None lets the plan decide: 3d_fullres where it exists, else 2d."""
+
+
+class PreprocessPayload(Record):
+    """Preprocess every case of a dataset for one configuration."""
+
+    kind: Literal[JobKind.PREPROCESS] = JobKind.PREPROCESS
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    configuration: ConfigurationName
+    digest: str | None = None
+    """Of all that shapes the arrays: two jobs with the same one have the same result. None: computed where it
+    is needed, as for a plan that the release before made."""
+
+
+class TrainPayload(Record):
+    """Train one configuration on one fold, then segment and score its validation cases."""
+
+    kind: Literal[JobKind.TRAIN] = JobKind.TRAIN
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    fingerprint: ObjectRef
+    configuration: ConfigurationName
+    fold: Fold
+    settings: TrainingSettings
+
+
+class SelectPayload(Record):
+    """Compare the trained configurations and put the model together."""
+
+    kind: Literal[JobKind.SELECT] = JobKind.SELECT
+    training_id: UUID
+    archive: ObjectRef
+    plans: ObjectRef
+    fingerprint: ObjectRef
+
+
+class PredictPayload(Record):
+    """Segment one image with a model."""
+
+    kind: Literal[JobKind.PREDICT] = JobKind.PREDICT
+    prediction_id: UUID
+    model_id: UUID
+    model_files: dict[str, ObjectRef]
+    """Path inside the model folder → object."""
+    channels: tuple[ObjectRef, ...]
+    """One file per channel, in the model's order."""
+    file_ending: str
+    """Of the input; the segmentation gets the same."""
+
+
+JobPayload = Annotated[
+    IngestPayload | PlanPayload | PreprocessPayload | TrainPayload | SelectPayload | PredictPayload,
+    Field(discriminator="kind"),
+]
+
+PAYLOAD: TypeAdapter[JobPayload] = TypeAdapter(JobPayload)
+"""Reads the payload column of a job."""
+
+
+class CaseSummary(Record):
+    """What a client may know of one case of a dataset."""
+
+    case: CaseId
+    shape: Shape
+    spacing: Spacing
+
+
+class ClassSummary(Record):
+    """How often a label value occurs in a dataset."""
+
+    label: int
+    names: tuple[str, ...]
+    """Of the label, or of the regions that it belongs to; none for a value that is not declared."""
+    cases: int
+    """In how many cases."""
+    voxels: int
+
+
+class IngestResult(Record):
+    """What verification found; with problems the dataset is invalid, yet the job succeeded."""
+
+    description: dict[str, Any]
+    """dataset.json, or {} where there is none that can be read."""
+    reader: str | None
+    cases: tuple[CaseSummary, ...]
+    problems: tuple[DatasetProblem, ...]
+    notes: tuple[DatasetProblem, ...] = ()
+    """What keeps nobody from training, yet deserves a look."""
+    classes: tuple[ClassSummary, ...] = ()
+    """Every label that is declared or occurs, by value."""
+
+
+class PlannedConfiguration(Record):
+    """One configuration of a plan."""
+
+    name: ConfigurationName
+    previous_stage: str | None = None
+    """The configuration whose segmentation it refines; None: it works on the image alone."""
+
+
+class PlanResult(Record):
+    """Files: `plans.json`, `dataset_fingerprint.json`."""
+
+    files: dict[str, ObjectRef]
+    configurations: tuple[ConfigurationName, ...]
+    """Those to be trained; none where nobody trains."""
+    planned: tuple[PlannedConfiguration, ...] = ()
+    """All that the plan has."""
+    digests: dict[ConfigurationName, str] = Field(default_factory=dict)
+    """Per configuration, see `PreprocessPayload.digest`."""
+
+
+class PreprocessResult(Record):
+    """Files: `<number>.npz`, one per case, named by its place in `cases`."""
+
+    files: dict[str, ObjectRef]
+    cases: tuple[CaseId, ...]
+    digest: str
+    """Of all that shaped them."""
+
+
+class ValidationScore(Record):
+    """Scores of one validation case."""
+
+    case: CaseId
+    dice: dict[str, float | None]
+    """Per label or region name."""
+
+
+class TrainResult(Record):
+    """Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `validation/summary.json`."""
+
+    files: dict[str, ObjectRef]
+    configuration: ConfigurationName
+    fold: Fold
+    mean_dice: float | None
+    validation: tuple[ValidationScore, ...]
+
+
+class SelectResult(Record):
+    """Files: the whole model folder."""
+
+    files: dict[str, ObjectRef]
+    configuration: ConfigurationName
+    folds: tuple[Fold, ...]
+    mean_dice: float | None
+    """Over the validation cases of all folds."""
+    reason: str
+    """Why this configuration, with numbers."""
+
+
+class PredictResult(Record):
+    """Files: `segmentation<ending>`, `preview.png`."""
+
+    files: dict[str, ObjectRef]
+    volumes: dict[str, float]
+    """Millilitres per label or region name; empty for a 2D image, which has none."""
+    timings: dict[str, float]
+    """Seconds per stage."""
+    provenance: dict[str, Any]
+    """Folds, precision, device, versions, hash of the model's weights, whether the model was warm."""
+
+
+RESULTS: Mapping[JobKind, type[Record]] = {
+    JobKind.INGEST: IngestResult,
+    JobKind.PLAN: PlanResult,
+    JobKind.PREPROCESS: PreprocessResult,
+    JobKind.TRAIN: TrainResult,
+    JobKind.SELECT: SelectResult,
+    JobKind.PREDICT: PredictResult,
+}
+
+
+class Checkpoint(Record):
+    """How far a training has come, where every machine finds it."""
+
+    file: ObjectRef
+    epochs: int
+    """Finished ones; the next has this number."""
+
+
+class WorkOrder(Record):
+    """All that a child process needs to know; it never opens the database."""
+
+    job_id: UUID
+    fence: int
+    payload: JobPayload
+    trained: tuple[TrainResult, ...] = ()
+    """For `select`: the results of the trainings that it depends on."""
+    preprocessed: PreprocessResult | None = None
+    """For `train`: the arrays to learn from; None makes them anew. For `preprocess`: what an earlier job made
+    of the same input."""
+    checkpoint: Checkpoint | None = None
+    """For `train`: where an earlier attempt stood when it last told."""

@@ -1,0 +1,153 @@
+"""What clients may ask for: names, plans and trainings, each request with what is allowed in it."""
+
+from typing import Annotated, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
+
+from core.domain.record import Record
+from core.domain.training import TrainingSettings
+from core.errors import UnknownNameError
+from core.planning.presets import PRESETS
+
+T = TypeVar("T")
+
+CROSS_VALIDATION_FOLDS = 5
+"""A numbered fold needs at least as many cases (Engine specification B 4.1)."""
+
+DEFAULT_PRESET = "default"
+"""The planner that a request gets which names none."""
+
+CASCADE = "3d_cascade_fullres"
+"""The planner's configuration that refines what another one has segmented."""
+
+
+def _once_each(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse an entry that is named twice."""
+    twice = {str(value) for value in values if values.count(value) > 1}
+    if twice:
+        raise ValueError(f"names {', '.join(sorted(twice))} more than once")
+    return values
+
+
+def _known_preset(name: str) -> str:
+    """Refuse a name that no planner has."""
+    try:
+        PRESETS.get(name)
+    except UnknownNameError as error:
+        raise ValueError(error.message) from error
+    return name
+
+
+Preset = Annotated[str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": sorted(PRESETS)})]
+"""Name of a planner."""
+
+PLAN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+NAME_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+
+PlanName = Annotated[str, StringConstraints(max_length=100, pattern=PLAN_NAME_PATTERN)]
+"""What a plan is called; part of addresses, and of folder names of the nnU-Net family."""
+
+Millimetres = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=NAME_PATTERN),
+]
+"""What a person calls a thing; never part of a path or key."""
+
+FoldNumber = Annotated[StrictInt, Field(ge=0, lt=1000)]
+
+
+class PlannerChoices(Record):
+    """What a client may decide about planning; all of it has a default."""
+
+    preset: Preset | None = None
+    """None: `DEFAULT_PRESET`."""
+    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    """What a patch may cost; None: what the preset says."""
+    target_spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Instead of the one that the rules find: (z, y, x), in the axis order of the files."""
+    suppress_transpose: StrictBool = False
+    """Whether to keep the axis order of the files."""
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of what differs from the defaults."""
+        return tuple(
+            name
+            for name, field in PlannerChoices.model_fields.items()
+            if getattr(self, name) != field.default
+        )
+
+
+class PlanSource(Record):
+    """A plan of some dataset."""
+
+    dataset_id: UUID
+    plan: PlanName
+
+
+class PlanningRequest(PlannerChoices):
+    """What a client asks for with POST /datasets/{id}/plans: to plan, or to take the plan of another dataset."""
+
+    model_config = ConfigDict(populate_by_name=False)
+
+    name: PlanName | None = None
+    """None: the preset's, or that of the other dataset's plan."""
+    source: PlanSource | None = Field(default=None, alias="from")
+
+    @model_validator(mode="after")
+    def _plan_or_take(self) -> Self:
+        if self.source is not None and self.chosen:
+            raise ValueError(
+                f"a plan that comes `from` another dataset is taken as it is; leave out {', '.join(self.chosen)}"
+            )
+        return self
+
+
+class TrainingRequest(PlannerChoices):
+    """What a client asks for with POST /train; all but the dataset has a default."""
+
+    dataset_id: UUID
+    plan: PlanName | None = None
+    """One of the dataset's plans; None: one that is made for this training, as the choices say."""
+    configurations: (
+        Annotated[tuple[Name, ...], Field(min_length=1, max_length=100), AfterValidator(_once_each)] | None
+    ) = None
+    """None: 3d_fullres where the plan has it, else 2d."""
+    folds: Annotated[
+        tuple[FoldNumber | Literal["all"], ...],
+        Field(min_length=1, max_length=100),
+        AfterValidator(_once_each),
+    ] = tuple(range(CROSS_VALIDATION_FOLDS))
+    epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
+    iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
+    seed: StrictInt = Field(default=0, ge=0, lt=2**63)
+    name: Name | None = None
+    """Of the training and its model; None: the dataset's."""
+
+    @model_validator(mode="after")
+    def _plan_or_choose(self) -> Self:
+        if self.plan is not None and self.chosen:
+            raise ValueError(
+                f"the plan {self.plan} says how to plan already; leave out {', '.join(self.chosen)}, "
+                "or leave out plan"
+            )
+        return self
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """What the engine needs of it."""
+        return TrainingSettings(
+            epochs=self.epochs, iterations_per_epoch=self.iterations_per_epoch, seed=self.seed
+        )
