@@ -55,8 +55,8 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         TrainingError: There are not enough cases for the fold, or the training cannot go on.
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
+    from core.training.augmentations import prediction_mirror_axes
     from core.training.loop import FoldSetup, train_fold
-    from core.training.spatial import mirror_axes
     from core.training.splits import read_splits, split_of
 
     description = read_description(order.raw)
@@ -75,7 +75,7 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         )
     store = CaseStore(folder)
     split = split_of(store.case_ids, read_splits(order.raw / SPLITS_FILE), order.fold)
-    _write_model(order, description, mirror_axes(configuration))
+    _write_model(order, description, prediction_mirror_axes(configuration, order.settings))
     setup = FoldSetup(
         training_cases=OpenCases(store, split.train),
         validation_cases=OpenCases(store, split.val),

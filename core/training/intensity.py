@@ -4,8 +4,9 @@ Every function takes rows, that is one channel of one sample each, and one param
 whole batch is changed by the same few tensor operations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import floor, sqrt
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from core.domain.record import Record
+
+T = TypeVar("T")
 
 SMALLEST_RANGE = 1e-7
 """Bounds a divisor (value range, standard deviation) from below; engine specification B 2.4.11."""
@@ -29,6 +32,31 @@ class NoiseParameters(Record):
 
     seed: int
     """Of the generator that fills the noise field."""
+
+
+def change_rows(
+    state_rzyx: Tensor,
+    channels: int,
+    drawn: Iterable[Sequence[T | None]],
+    transform: Callable[[Tensor, Sequence[T]], Tensor],
+) -> None:
+    """Replace the rows (sample · channels + channel) that have a parameter by what becomes of them.
+
+    Args:
+        state_rzyx: All channels of all samples of a batch; changed in place.
+        channels: Of each sample.
+        drawn: Per sample, one parameter per channel, None for a channel to be left alone, or nothing at all.
+        transform: Takes the rows concerned and their parameters.
+    """
+    chosen = {
+        sample * channels + channel: value
+        for sample, values in enumerate(drawn)
+        for channel, value in enumerate(values)
+        if value is not None
+    }
+    if chosen:
+        rows = torch.tensor(list(chosen), device=state_rzyx.device)
+        state_rzyx[rows] = transform(state_rzyx[rows], list(chosen.values()))
 
 
 def with_noise(rows_nzyx: Tensor, noises: Sequence[NoiseParameters]) -> Tensor:
@@ -143,7 +171,7 @@ def zoom_operator(size: int, zoom: float) -> npt.NDArray[np.float32]:
         Engine specification B 2.4.10: centres of the kept voxels as in `nearest_indices`; back by linear
         interpolation between the centres of the smaller axis' voxels, constant beyond the outermost.
     """
-    small = round(size * zoom)
+    small = max(1, round(size * zoom))
     kept = nearest_indices(size, small)
     position = np.maximum((np.arange(size) + 0.5) * (small / size) - 0.5, 0)
     lower = np.floor(position).astype(np.int64)

@@ -24,7 +24,8 @@ from core.network.device import choose_device, choose_precision, is_possible
 from core.network.unet import build_network
 from core.training import checkpoint
 from core.training.loss import Loss, segmentation_loss
-from core.training.patches import Batch, SamplingSetup, batches
+from core.training.patches import Batch, batches
+from core.training.samples import SamplingSetup
 from core.training.schedule import learning_rate
 from core.training.step import (
     TrainingState,

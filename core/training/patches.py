@@ -1,8 +1,8 @@
-"""Which patches make a batch, and how batches are made ahead of the network that waits for them."""
+"""Patches read, augmented and put together to batches, ahead of the network that waits for them."""
 
 import logging
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,42 +10,20 @@ from torch import Tensor
 
 from core.domain.dataset import CaseId
 from core.domain.geometry import Box, Shape
-from core.domain.labels import OUTSIDE, LabelSet, label_key
-from core.domain.plan import Configuration
-from core.domain.record import Record
-from core.domain.training import TrainingSettings
+from core.domain.labels import OUTSIDE, label_key
 from core.errors import TrainingError
 from core.io.case_store import PreprocessedCase
 from core.io.image import LabelArray
-from core.training.augment import AugmentationParameters, augmented, draw_augmentation, masked
-from core.training.positions import draw_centre, draw_start, forced_from, read_box, start_bounds
+from core.training.augmentations import prediction_mirror_axes
+from core.training.positions import read_box
 from core.training.prefetch import made_ahead
-from core.training.spatial import PatchGeometry, needed_box, patch_geometry, transformed
-from core.training.targets import Scales, make_targets
+from core.training.samples import SampleParameters, SamplingSetup, draw_batch
+from core.training.spatial import needed_box
+from core.training.targets import make_targets
+from core.training.turns import exchanged, swap_axis, swapped_values
+from core.training.warp import transformed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSetup:
-    """What batches are drawn from, and what they are to look like."""
-
-    cases: Mapping[CaseId, PreprocessedCase]
-    """The cases of the split, memory-mapped."""
-
-    configuration: Configuration
-    labels: LabelSet
-
-    masked_channels: tuple[bool, ...]
-    """Which channels were normalized within the nonzero mask."""
-
-    settings: TrainingSettings
-
-    deep_supervision_scales: Scales
-    """One row per output of the network, highest resolution first; none: a single one."""
-
-    is_training: bool
-    """Whether patches are augmented; the batches of validation are drawn by the same rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +40,6 @@ class Batch:
     case_ids: tuple[CaseId, ...]
 
 
-class SampleParameters(Record):
-    """Everything random about one sample: mere numbers, so that it can be recorded and replayed."""
-
-    case_id: CaseId
-    start: Shape
-    """First voxel of the initial patch, (z, y, x); it may lie outside the image."""
-    augmentation: AugmentationParameters
-
-
 def batches(setup: SamplingSetup, epoch: int, device: torch.device) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch, made ahead by one thread.
 
@@ -83,7 +52,8 @@ def batches(setup: SamplingSetup, epoch: int, device: torch.device) -> Generator
         device: Where patches are augmented and the network waits for them.
 
     Raises:
-        TrainingError: There is no case, or a case cannot be sampled from.
+        TrainingError: There is no case, a case cannot be sampled from, or the settings do not fit.
+        UnknownNameError: No augmentation has the name that the settings give.
     """
     _require_usable(setup)
     if epoch == 0:
@@ -116,82 +86,70 @@ def _made_on_gpu(
 
 def make_batch(setup: SamplingSetup, key: tuple[int, int], device: torch.device) -> Batch:
     """Make the batch of one (epoch, iteration)."""
-    geometry = _geometry(setup)
     samples = draw_batch(setup, key)
-    patches = [_patch(setup.cases[sample.case_id], sample, geometry, device) for sample in samples]
+    patches = [_patch(setup, sample, device) for sample in samples]
     voxels_bczyx = torch.stack([voxels_czyx for voxels_czyx, _ in patches])
-    labels_bzyx = torch.stack([labels_zyx for _, labels_zyx in patches])
+    labels_blzyx = torch.stack([labels_lzyx for _, labels_lzyx in patches])
     if setup.configuration.is_2d:
-        voxels_bczyx, labels_bzyx = voxels_bczyx.squeeze(2), labels_bzyx.squeeze(1)
-    if setup.is_training:
-        parameters = [sample.augmentation for sample in samples]
-        voxels_bczyx, labels_bzyx = augmented(voxels_bczyx, labels_bzyx, parameters)
-        voxels_bczyx = masked(voxels_bczyx, labels_bzyx, setup.masked_channels)
+        voxels_bczyx, labels_blzyx = voxels_bczyx.squeeze(2), labels_blzyx.squeeze(2)
+    apply = setup.augmentation.apply
+    if apply is not None:
+        voxels_bczyx, labels_blzyx = apply(
+            voxels_bczyx, labels_blzyx, [sample.augmentation for sample in samples]
+        )
+        labels_blzyx = _sides_exchanged(setup, labels_blzyx, samples)
+        voxels_bczyx = masked(voxels_bczyx, labels_blzyx[:, 0], setup.masked_channels)
     return Batch(
         voxels_bczyx=voxels_bczyx,
-        targets=make_targets(labels_bzyx, setup.labels, setup.deep_supervision_scales),
+        targets=make_targets(labels_blzyx[:, 0], setup.labels, setup.deep_supervision_scales),
         case_ids=tuple(sample.case_id for sample in samples),
     )
 
 
-def draw_batch(setup: SamplingSetup, key: tuple[int, int]) -> tuple[SampleParameters, ...]:
-    """Draw the parameters of one batch; the last positions are centred on foreground.
-
-    Args:
-        setup: Cases and rules.
-        key: Epoch and iteration.
-
-    Source:
-        Engine specification B 1.6, B 3.4.
-    """
-    batch_size = setup.configuration.batch_size
-    forced = forced_from(batch_size, setup.settings.foreground_share)
-    return tuple(
-        _draw_sample(setup, (*key, position), is_forced=position >= forced) for position in range(batch_size)
-    )
+def _sides_exchanged(
+    setup: SamplingSetup, labels_blzyx: Tensor, samples: Sequence[SampleParameters]
+) -> Tensor:
+    """Let left and right labels change places where a sample was mirrored from left to right."""
+    axis = swap_axis(len(setup.configuration.patch_size), setup.settings)
+    is_mirrored = [axis in sample.augmentation.mirrored for sample in samples]
+    return exchanged(labels_blzyx, is_mirrored, swapped_values(setup.labels, setup.settings), setup.labels)
 
 
-def _draw_sample(setup: SamplingSetup, key: tuple[int, int, int], *, is_forced: bool) -> SampleParameters:
-    """Draw a case, a place in it and, in training, an augmentation."""
-    stream = np.random.SeedSequence(setup.settings.seed, spawn_key=(int(setup.is_training), *key))
-    rng = np.random.Generator(np.random.Philox(stream))
-    geometry = _geometry(setup)
-    case_ids = sorted(setup.cases)
-    case_id = case_ids[rng.integers(len(case_ids))]
-    case = setup.cases[case_id]
-    channels, z, y, x = case.voxels_czyx.shape
-    centre = draw_centre(rng, case, setup.labels, is_forced=is_forced)
-    bounds = start_bounds((z, y, x), geometry.initial, geometry.patch)
-    start = draw_start(rng, bounds, geometry.initial, centre)
-    augmentation = (
-        draw_augmentation(rng, geometry, channels) if setup.is_training else AugmentationParameters()
-    )
-    return SampleParameters(case_id=case_id, start=start, augmentation=augmentation)
-
-
-def _geometry(setup: SamplingSetup) -> PatchGeometry:
-    """Return the sizes of patches; validation draws no larger patch than it keeps."""
-    geometry = patch_geometry(setup.configuration)
-    return geometry if setup.is_training else replace(geometry, initial=geometry.patch)
-
-
-def _patch(
-    case: PreprocessedCase, sample: SampleParameters, geometry: PatchGeometry, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _patch(setup: SamplingSetup, sample: SampleParameters, device: torch.device) -> tuple[Tensor, Tensor]:
     """Read what a sample needs of its case and cut, rotate or scale it to the patch.
 
     Returns:
-        Voxels (c, z, y, x) and labels (z, y, x) on the device.
+        Voxels (c, z, y, x) and label maps (l, z, y, x) on the device.
     """
+    case, geometry = setup.cases[sample.case_id], setup.geometry
     spatial = sample.augmentation.spatial
     box = _shifted(needed_box(geometry, spatial), sample.start)
     within = _shifted(_box_of(geometry.initial), sample.start)
     voxels = read_box(case.voxels_czyx, box, within, 0)
     labels = read_box(_labels(case, sample.case_id), box, within, OUTSIDE).astype(np.int16, copy=False)
-    voxels_czyx, labels_zyx = torch.from_numpy(voxels).to(device), torch.from_numpy(labels).to(device)
+    voxels_czyx, labels_lzyx = torch.from_numpy(voxels).to(device), torch.from_numpy(labels[None]).to(device)
     if spatial is None:
-        return voxels_czyx, labels_zyx
-    return transformed(voxels_czyx, labels_zyx, geometry, spatial)
+        return voxels_czyx, labels_lzyx
+    is_voted = setup.settings.label_interpolation == "linear"
+    return transformed(voxels_czyx, labels_lzyx, geometry, spatial, is_voted=is_voted)
+
+
+def masked(voxels_bczyx: Tensor, labels_bzyx: Tensor, channels: Sequence[bool]) -> Tensor:
+    """Set channels that were normalized within the mask to 0 outside it again, as noise and gamma filled it.
+
+    Args:
+        voxels_bczyx: Augmented patches.
+        labels_bzyx: Their labels, -1 outside the mask.
+        channels: Which channels were normalized within the mask.
+
+    Source:
+        Engine specification B 2.4.12.
+    """
+    if not any(channels):
+        return voxels_bczyx
+    shape = (1, -1, *(1 for _ in labels_bzyx.shape[1:]))
+    concerned = torch.tensor(channels, device=voxels_bczyx.device).view(shape)
+    return voxels_bczyx.masked_fill((labels_bzyx < 0).unsqueeze(1) & concerned, 0)
 
 
 def _box_of(shape: Shape) -> Box:
@@ -224,9 +182,12 @@ def _require_usable(setup: SamplingSetup) -> None:
     """Refuse splits that no batch can be drawn from, before the first batch is waited for.
 
     Raises:
-        TrainingError: There is no case, a case has no labels, or it was preprocessed before the dataset
-            declared its ignore label.
+        TrainingError: There is no case, a case has no labels, it was preprocessed before the dataset
+            declared its ignore label, or the settings do not fit the patch or the labels.
+        UnknownNameError: No augmentation has the name that the settings give.
     """
+    prediction_mirror_axes(setup.configuration, setup.settings)
+    swapped_values(setup.labels, setup.settings)
     if not setup.cases:
         raise TrainingError("there is no case to draw patches from; give the split at least one")
     for case_id, case in setup.cases.items():

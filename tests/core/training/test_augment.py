@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from core.training.augment import AugmentationParameters, augmented, draw_augmentation, masked
+from core.domain.training import TrainingSettings
+from core.training.augment import augmented, draw_default
 from core.training.intensity import (
     NoiseParameters,
     at_low_resolution,
@@ -19,11 +20,14 @@ from core.training.intensity import (
     with_inverted_gamma,
     with_noise,
 )
+from core.training.parameters import AugmentationParameters
+from core.training.patches import masked
 from core.training.spatial import PatchGeometry, patch_geometry
 from tests.plans import small_plan
 
 DRAWS = 10_000
 CHANNELS = 2
+SETTINGS = TrainingSettings()
 T = TypeVar("T")
 
 
@@ -34,7 +38,7 @@ def geometry_of(*patch: int) -> PatchGeometry:
 @pytest.fixture(scope="module")
 def drawn() -> list[AugmentationParameters]:
     rng = np.random.default_rng(1)
-    return [draw_augmentation(rng, geometry_of(40, 56, 40), CHANNELS) for _ in range(DRAWS)]
+    return [draw_default(rng, geometry_of(40, 56, 40), CHANNELS, SETTINGS) for _ in range(DRAWS)]
 
 
 def assert_share(hits: Sequence[bool], probability: float) -> None:
@@ -67,7 +71,8 @@ def test_rotation_and_scaling_are_drawn_independently(drawn: list[AugmentationPa
     for axis in range(3):
         assert_uniform([angles[axis] for angles in turns], -radians(30), radians(30))
     assert np.abs(np.corrcoef(np.array(turns).T) - np.eye(3)).max() < 0.1
-    assert_uniform([one.scale for one in spatial if one is not None and one.scale != 1], 0.7, 1.4)
+    scales = [one.scale for one in spatial if one is not None and one.scale != 1]
+    assert_uniform([scale for scale in scales if isinstance(scale, float)], 0.7, 1.4)
 
 
 def test_noise_is_drawn_as_specified(drawn: list[AugmentationParameters]) -> None:
@@ -128,7 +133,7 @@ def test_every_axis_is_mirrored_half_of_the_time(drawn: list[AugmentationParamet
 def test_slices_of_an_anisotropic_patch_turn_freely_and_keep_their_number() -> None:
     rng = np.random.default_rng(0)
 
-    drawn = [draw_augmentation(rng, geometry_of(10, 64, 64), 1) for _ in range(3000)]
+    drawn = [draw_default(rng, geometry_of(10, 64, 64), 1, SETTINGS) for _ in range(3000)]
 
     angles = [one.spatial.angles for one in drawn if one.spatial is not None and any(one.spatial.angles)]
     assert {len(one) for one in angles} == {1}
@@ -141,7 +146,7 @@ def test_slices_of_an_anisotropic_patch_turn_freely_and_keep_their_number() -> N
 def test_pictures_are_augmented_along_two_axes() -> None:
     rng = np.random.default_rng(0)
 
-    drawn = [draw_augmentation(rng, geometry_of(64, 64), 3) for _ in range(500)]
+    drawn = [draw_default(rng, geometry_of(64, 64), 3, SETTINGS) for _ in range(500)]
 
     assert set(chain(*(one.mirrored for one in drawn))) == {0, 1}
     assert {len(values) for one in drawn for values in one.blur if values is not None} == {2}
@@ -156,7 +161,7 @@ def test_parameters_can_be_recorded_and_replayed(drawn: list[AugmentationParamet
 
 def test_transforms_are_applied_in_the_order_of_the_specification() -> None:
     voxels = torch.randn(2, 1, 8, 9, 10, generator=torch.Generator().manual_seed(0))
-    labels = torch.randint(-1, 3, (2, 8, 9, 10), generator=torch.Generator().manual_seed(1)).short()
+    labels = torch.randint(-1, 3, (2, 2, 8, 9, 10), generator=torch.Generator().manual_seed(1)).short()
     everything = AugmentationParameters(
         noise=(NoiseParameters(deviation=0.1, seed=7),),
         blur=((0.6, 0.7, 0.8),),
@@ -175,14 +180,14 @@ def test_transforms_are_applied_in_the_order_of_the_specification() -> None:
     row = at_low_resolution(with_contrast(row, [0.8]), [(0.7, 0.7, 0.7)])
     row = with_gamma(with_inverted_gamma(row, [1.4]), [0.9])
     torch.testing.assert_close(changed[1], row.flip(1, 3))
-    assert torch.equal(moved[1], labels[1].flip(0, 2))
+    assert torch.equal(moved[1], labels[1].flip(1, 3))
     assert torch.equal(changed[0], voxels[0])
     assert torch.equal(moved[0], labels[0])
 
 
 def test_a_channel_without_parameter_is_left_alone() -> None:
     voxels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(2, 8, 8, dtype=torch.int16)
+    labels = torch.zeros(2, 1, 8, 8, dtype=torch.int16)
     first = AugmentationParameters(blur=(None, (0.5, 1.0), None))
     second = AugmentationParameters(blur=((1.0, 0.5), None, None))
 
@@ -198,7 +203,7 @@ def test_augmentation_leaves_its_input_as_it_is() -> None:
     voxels = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     before = voxels.clone()
 
-    augmented(voxels, torch.zeros(1, 8, 8, dtype=torch.int16), [AugmentationParameters(brightness=(2.0,))])
+    augmented(voxels, torch.zeros(1, 1, 8, 8, dtype=torch.int16), [AugmentationParameters(brightness=(2.0,))])
 
     assert torch.equal(voxels, before)
 

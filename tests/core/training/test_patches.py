@@ -2,6 +2,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ import torch
 from core.domain.geometry import Shape
 from core.domain.labels import LabelSet, label_key, label_set
 from core.domain.training import TrainingSettings
-from core.errors import TrainingError
+from core.errors import TrainingError, UnknownNameError
 from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import FloatArray, Geometry, LabelArray
-from core.training.patches import Batch, SampleParameters, SamplingSetup, batches, draw_batch, make_batch
+from core.training.patches import Batch, batches, make_batch
+from core.training.samples import SampleParameters, SamplingSetup, draw_batch
 from core.training.targets import Scales
 from tests.factories import voxels_of
 from tests.plans import small_plan
 
 CPU = torch.device("cpu")
+SETTINGS = {"iterations_per_epoch": 4, "validation_iterations_per_epoch": 2, "seed": 3}
 LABELS = label_set({"background": 0, "block": 1, "seed": 2}, None)
 REGIONS = label_set({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
 
@@ -61,7 +64,7 @@ def setup_of(
     is_training: bool = True,
     labels: LabelSet = LABELS,
     scales: Scales = (),
-    seed: int = 3,
+    **settings: Any,
 ) -> SamplingSetup:
     entries = {"patch_size": list(patch), "batch_size": 3}
     _, configuration = small_plan([1] * len(patch), schemes=["ZScoreNormalization"] * 2, entries=entries)
@@ -70,7 +73,7 @@ def setup_of(
         configuration=configuration,
         labels=labels,
         masked_channels=(True, False),
-        settings=TrainingSettings(iterations_per_epoch=4, validation_iterations_per_epoch=2, seed=seed),
+        settings=TrainingSettings.model_validate(SETTINGS | settings),
         deep_supervision_scales=scales,
         is_training=is_training,
     )
@@ -283,3 +286,100 @@ def test_cases_that_nobody_annotated_are_mentioned(caplog: pytest.LogCaptureFixt
 
     assert "without any annotated voxel" in caplog.text
     assert drawn[0].targets[0][:, -1].any()
+
+
+def test_chance_decides_which_patches_show_foreground_if_the_settings_say_so() -> None:
+    setup = setup_of(12, 10, 8, foreground_is_drawn=True, foreground_share=0.33)
+    only_the_corner = {
+        case_id: replace(
+            case, locations={"1": np.array([[0, 20, 20, 20]], np.int32), "2": np.empty((0, 4), np.int32)}
+        )
+        for case_id, case in setup.cases.items()
+    }
+    setup = replace(setup, cases=only_the_corner)
+    (around,) = {sample.start for sample in draw_batch(with_share(setup, 1), (0, 0))}
+
+    drawn = [[sample.start == around for sample in draw_batch(setup, (0, k))] for k in range(1000)]
+
+    for position in range(3):
+        assert abs(sum(one[position] for one in drawn) - 330) < 5 * (1000 * 0.33 * 0.67) ** 0.5
+    assert not any(
+        sample.start == around for k in range(9) for sample in draw_batch(with_share(setup, 0), (0, k))
+    )
+
+
+def with_share(setup: SamplingSetup, share: float) -> SamplingSetup:
+    settings = setup.settings.model_copy(update={"foreground_share": share})
+    return replace(setup, settings=settings)
+
+
+def test_without_augmentation_training_sees_the_image_as_it_is() -> None:
+    setup = setup_of(12, 10, 8, augmentation="none")
+    setup = replace(setup, masked_channels=(False, False))
+
+    samples, batch = draw_batch(setup, (0, 1)), make_batch(setup, (0, 1), CPU)
+
+    for sample, voxels_czyx in zip(samples, batch.voxels_bczyx, strict=True):
+        case, (z, y, x) = setup.cases[sample.case_id], sample.start
+        assert np.array_equal(voxels_czyx, case.voxels_czyx[:, z : z + 12, y : y + 10, x : x + 8])
+
+
+SIDES = label_set({"background": 0, "block": 1, "seed": 2}, None)
+SIDE_REGIONS = label_set({"background": 0, "both": [1, 2], "block": 1, "seed": 2}, [1, 1, 2])
+
+
+@pytest.mark.parametrize("patch", [(12, 10, 8), (10, 8)])
+@pytest.mark.parametrize("labels", [SIDES, SIDE_REGIONS])
+def test_left_and_right_change_places_where_a_patch_is_mirrored(
+    patch: tuple[int, ...], labels: LabelSet
+) -> None:
+    axis = len(patch) - 1
+    swap: dict[str, Any] = {"swapped_labels": (("block", "seed"),), "swap_axis": axis}
+    plain, swapping = setup_of(*patch, labels=labels), setup_of(*patch, labels=labels, **swap)
+    samples = [sample for k in range(4) for sample in draw_batch(swapping, (0, k))]
+
+    before = [make_batch(plain, (0, k), CPU) for k in range(4)]
+    after = [make_batch(swapping, (0, k), CPU) for k in range(4)]
+
+    assert all(torch.equal(a.voxels_bczyx, b.voxels_bczyx) for a, b in zip(before, after, strict=True))
+    targets = torch.cat([batch.targets[0] for batch in before])
+    swapped = targets[:, [0, 2, 1]] if labels.has_regions else torch.where(targets > 0, 3 - targets, 0)
+    is_mirrored = torch.tensor([axis in sample.augmentation.mirrored for sample in samples])
+    expected = torch.where(is_mirrored.view(-1, *[1] * (targets.dim() - 1)), swapped, targets)
+    assert torch.equal(torch.cat([batch.targets[0] for batch in after]), expected)
+    assert not torch.equal(expected, targets)
+
+
+def test_labels_are_taken_from_the_nearest_voxel_if_the_settings_say_so() -> None:
+    voted, nearest = setup_of(12, 10, 8), setup_of(12, 10, 8, label_interpolation="nearest")
+    mixed = np.random.default_rng(0).integers(0, 3, (30, 34, 38)).astype(np.int8)
+    cases = {case_id: replace(case, labels_zyx=mixed) for case_id, case in voted.cases.items()}
+    voted, nearest = replace(voted, cases=cases), replace(nearest, cases=cases)
+
+    pairs = [(make_batch(voted, (0, k), CPU), make_batch(nearest, (0, k), CPU)) for k in range(4)]
+
+    assert all(torch.equal(one.voxels_bczyx[:, 1], other.voxels_bczyx[:, 1]) for one, other in pairs)
+    is_moved = [one.augmentation.spatial is not None for k in range(4) for one in draw_batch(voted, (0, k))]
+    differs = [
+        not torch.equal(one_bzyx, other_bzyx)
+        for one, other in pairs
+        for one_bzyx, other_bzyx in zip(one.targets[0], other.targets[0], strict=True)
+    ]
+    assert differs == is_moved
+    assert any(differs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"augmentation": "wild"}, UnknownNameError, "no augmentation named 'wild'"),
+        ({"mirror_axes": (3,)}, TrainingError, "mirror_axes names axis 3"),
+        ({"swap_axis": 1}, TrainingError, "belong together"),
+        ({"swap_axis": 1, "swapped_labels": (("a", "b"),)}, TrainingError, "no such label"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_first_batch(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        batches(setup_of(8, 8, 8, **settings), 0, CPU)
