@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.db.base import is_outage, transaction
 from app.jobs import Lane
-from app.services import jobs
+from app.services import claims
 from app.settings import Settings
 from worker import upkeep
 from worker.lifecycle import run_job
@@ -52,7 +52,7 @@ def work(worker: Worker, lanes: Collection[Lane]) -> None:
     while not worker.is_leaving():
         try:
             with transaction(worker.readers) as session:
-                job_id = jobs.next_queued(session, lanes)
+                job_id = claims.next_queued(session, lanes)
         except (DBAPIError, PoolTimeoutError) as error:
             if not is_outage(error):
                 raise

@@ -15,8 +15,8 @@ from app import log as logs
 from app.db.base import is_outage
 from app.errors import LeaseLostError
 from app.jobs import FINAL_STATES, JobKind, JobState
-from app.services import jobs
-from app.services.jobs import Claim
+from app.services import claims, jobs
+from app.services.claims import Claim
 from app.services.transitions import announced
 from app.settings import GIB
 from core.domain.progress import Progress
@@ -69,7 +69,7 @@ def run_job(worker: Worker, job_id: UUID) -> bool:
 
 
 def _claim(worker: Worker, session: Session, job_id: UUID) -> Claim | None:
-    return jobs.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
+    return claims.claim(session, job_id, worker.owner, worker.settings.lease_seconds)
 
 
 def _run_claimed(worker: Worker, claim: Claim) -> None:

@@ -17,8 +17,8 @@ from app.db.base import is_outage
 from app.errors import LeaseLostError
 from app.jobs import JobKind, JobState, problem_of
 from app.payloads import RESULTS, Checkpoint, ObjectRef
-from app.services import jobs
-from app.services.jobs import Claim
+from app.services import jobs, sweeping
+from app.services.claims import Claim
 from core.domain.record import Record
 from core.errors import DomainError
 from worker.child import internal_problem
@@ -187,7 +187,7 @@ def tidy(worker: Worker, claim: Claim) -> None:
     """Delete what the claims of a job that has ended stored, but for what its row points at."""
     stored = worker.workspace().store.keys(f"{claim.kind}/{claim.job_id}/")
     if stored:
-        named = insist(worker, lambda session: jobs.objects_of(session, claim.job_id))
+        named = insist(worker, lambda session: sweeping.objects_of(session, claim.job_id))
         discard(worker, sorted(set(stored) - named))
 
 

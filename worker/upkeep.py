@@ -10,7 +10,7 @@ from threading import Thread
 from app import alive
 from app.db.base import is_outage, transaction
 from app.jobs import JobKind, Lane
-from app.services import jobs
+from app.services import sweeping
 from app.services.outcomes import KEYS_PER_QUERY
 from app.services.transitions import announced
 from app.settings import GIB
@@ -47,15 +47,15 @@ def sweep(worker: Worker) -> None:
     """
     settings = worker.settings
     with transaction(worker.readers) as session:
-        expired = jobs.expired(session)
+        expired = sweeping.expired(session)
     for job_id in expired:
         with announced(worker.sessions, worker.queue) as session:
-            if jobs.take_back(session, job_id, settings.max_crashes):
+            if sweeping.take_back(session, job_id, settings.max_crashes):
                 log.warning("a job was taken back: its worker fell silent", extra={"taken_job": str(job_id)})
     messages = worker.queue.messages()
     if messages:
         with announced(worker.sessions, worker.queue) as session:
-            repeated = jobs.announce_again(session, messages, settings.lease_seconds)
+            repeated = sweeping.announce_again(session, messages, settings.lease_seconds)
         if repeated:
             log.warning("jobs were announced again", extra={"jobs": repeated})
 
@@ -68,7 +68,7 @@ def clean(worker: Worker) -> None:
     left = {*trainings, *outboxes.values()}
     if left:
         with transaction(worker.readers) as session:
-            needed = jobs.still_needed(session, left)
+            needed = sweeping.still_needed(session, left)
         for job_id in set(trainings) - needed:
             workspace.forget_training(job_id)
         for folder, job_id in outboxes.items():
@@ -93,7 +93,7 @@ def collect(worker: Worker) -> None:
         old = store.keys(f"{kind}/", older_than_seconds=ORPHAN_SECONDS)
         for start in range(0, len(old), KEYS_PER_QUERY):
             with transaction(worker.readers) as session:
-                orphans = jobs.orphans(session, old[start : start + KEYS_PER_QUERY])
+                orphans = sweeping.orphans(session, old[start : start + KEYS_PER_QUERY])
             for key in orphans:
                 store.delete(key)
             if orphans:

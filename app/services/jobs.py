@@ -1,97 +1,29 @@
-"""The life of a job as workers steer it: claim, beat, record, end, give back, sweep."""
+"""The life of a job as the worker that has it steers it: beat, record, end, give back."""
 
 import json
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from pydantic import ValidationError
-from sqlalchemy import Update, delete, func, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import clock
 from app.db.models import Epoch, Job, StoredObject
 from app.errors import CrashedError, LeaseLostError
 from app.jobs import (
-    FINAL_STATES,
-    INTERNAL_ERROR,
     LEASED_STATES,
     EventKind,
-    JobKind,
     JobState,
-    Lane,
-    problem_document,
     problem_of,
 )
-from app.payloads import PAYLOAD, Checkpoint, PreprocessResult, TrainResult, WorkOrder
-from app.queue import Announcement
+from app.payloads import Checkpoint
 from app.services import graph, outcomes
-from app.services.transitions import lock_family, move, record_content, record_event, tell
+from app.services.claims import Claim
+from app.services.transitions import lock_family, move, record_content, update_one
 from core.domain.progress import Progress
-from core.domain.record import Record, describe
+from core.domain.record import Record
 from core.domain.training import EpochRecord
-
-LEASE_RAN_OUT = "its worker fell silent"
-"""Why the sweep takes a job back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to run a job once; every write carries its fence."""
-
-    job_id: UUID
-    fence: int
-    kind: JobKind
-    attempt: int
-    order: WorkOrder
-
-
-def next_queued(session: Session, lanes: Collection[Lane]) -> UUID | None:
-    """Return the job of these lanes that is to be done next; None if there is none."""
-    return session.scalar(
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.lane.in_(lanes), Job.kind != JobKind.TRAINING)
-        .order_by(Job.priority, Job.created_at, Job.id)
-        .limit(1)
-    )
-
-
-def claim(session: Session, job_id: UUID, owner: str, lease_seconds: float) -> Claim | None:
-    """Take a queued job; None if somebody else has it, or it is not there to be done any more.
-
-    Args:
-        session: The transaction.
-        job_id: Which; a message that comes late, twice or without reason is harmless.
-        owner: Names the worker, for people.
-        lease_seconds: For how long the job is the worker's unless it renews.
-    """
-    lock_family(session, job_id)
-    queued = update(Job).where(Job.id == job_id, Job.state == JobState.QUEUED, Job.kind != JobKind.TRAINING)
-    job = _updated(
-        session,
-        queued,
-        state=JobState.RUNNING,
-        fence=Job.fence + 1,
-        attempt=Job.attempt + 1,
-        lease_owner=owner,
-        lease_expires_at=clock(lease_seconds),
-        started_at=func.coalesce(Job.started_at, clock()),
-        eta_seconds=None,
-    )
-    if job is None:
-        return None
-    record_event(session, job, JobState.QUEUED, f"attempt {job.attempt}")
-    parent = graph.parent_of(session, job)
-    if parent is not None and parent.state is JobState.QUEUED:
-        move(session, parent, JobState.RUNNING)
-    try:
-        order = _order(session, job)
-    except ValidationError as error:  # Else a row of another release would be claimed for ever.
-        outcomes.end(session, job, JobState.FAILED, _unreadable(error))
-        return None
-    return Claim(job_id=job.id, fence=job.fence, kind=job.kind, attempt=job.attempt, order=order)
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> JobState:
@@ -233,34 +165,7 @@ def give_back(session: Session, claim: Claim, reason: str, *, max_crashes: int |
     Raises:
         LeaseLostError: The job is no longer this worker's.
     """
-    _return_to_queue(session, _hold(session, claim), reason, max_crashes)
-
-
-def objects_of(session: Session, job_id: UUID) -> set[str]:
-    """Return the keys of the objects that a job's row points at: its result's files and its checkpoint."""
-    row = session.execute(select(Job.result, Job.checkpoint).where(Job.id == job_id)).one_or_none()
-    if row is None:
-        return set()
-    named = [*((row.result or {}).get("files") or {}).values()]
-    if row.checkpoint is not None:
-        named.append(row.checkpoint["file"])
-    return {ref["key"] for ref in named}
-
-
-def orphans(session: Session, keys: Collection[str]) -> list[str]:
-    """Return those keys, as claims make them, that no row names although their job has ended, sorted."""
-    owners = {key: _owner_of(key) for key in keys}
-    wanted = {job_id for job_id in owners.values() if job_id is not None}
-    ended = set(session.scalars(select(Job.id).where(Job.id.in_(wanted), Job.state.in_(FINAL_STATES))))
-    known = set(session.scalars(select(StoredObject.key).where(StoredObject.key.in_(keys))))
-    return sorted(key for key in keys if owners[key] in ended and key not in known)
-
-
-def _owner_of(key: str) -> UUID | None:
-    """Return the job whose claim stored an object: `<kind>/<job>/<fence>/…`."""
-    with suppress(IndexError, ValueError):
-        return UUID(key.split("/")[1])
-    return None
+    return_to_queue(session, _hold(session, claim), reason, max_crashes)
 
 
 def has_succeeded(session: Session, claim: Claim) -> bool:
@@ -272,128 +177,6 @@ def has_succeeded(session: Session, claim: Claim) -> bool:
 def state_of(session: Session, job_id: UUID) -> JobState | None:
     """Return how a job stands; None if there is none."""
     return session.scalar(select(Job.state).where(Job.id == job_id))
-
-
-def still_needed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
-    """Return those of some jobs that have not ended."""
-    rows = select(Job.id).where(Job.id.in_(job_ids), Job.state.not_in(FINAL_STATES))
-    return set(session.scalars(rows))
-
-
-def expired(session: Session) -> list[UUID]:
-    """Return the jobs whose lease ran out: their worker is gone, or froze."""
-    rows = select(Job.id).where(Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock())
-    return list(session.scalars(rows))
-
-
-def take_back(session: Session, job_id: UUID, max_crashes: int) -> bool:
-    """Take a job back whose lease ran out; return whether it still had. Anybody may try, at any time."""
-    lock_family(session, job_id)
-    silent = update(Job).where(
-        Job.id == job_id, Job.state.in_(LEASED_STATES), Job.lease_expires_at <= clock()
-    )
-    job = _updated(session, silent, lease_owner=None)
-    if job is not None:
-        _return_to_queue(session, job, LEASE_RAN_OUT, max_crashes)
-    return job is not None
-
-
-def announce_again(session: Session, messages: Mapping[Lane, int], older_than_seconds: float) -> int:
-    """Announce the queued jobs of some lanes anew whose message may be lost; return how many.
-
-    A lane with fewer messages than queued rows has lost some; which, nobody knows, so all those are announced
-    that have not been for a while. Then it has enough, and is left alone. One UPDATE marks them, so that
-    however many workers sweep, each does so once. A row that somebody holds is about to change; passing it
-    by, the sweep waits for nobody and nobody for it.
-
-    Args:
-        session: The transaction, see `transitions.announced`.
-        messages: How many each lane has.
-        older_than_seconds: A younger announcement may still be under way.
-    """
-    queued = (Job.state == JobState.QUEUED, Job.kind != JobKind.TRAINING)
-    rows = select(Job.lane, func.count()).where(*queued, Job.lane.in_(messages)).group_by(Job.lane)
-    short = [lane for lane, count in session.execute(rows) if count > messages[lane]]
-    if not short:
-        return 0
-    forgotten = (
-        select(Job.id)
-        .where(
-            *queued,
-            Job.lane.in_(short),
-            or_(Job.announced_at.is_(None), Job.announced_at <= clock(-older_than_seconds)),
-        )
-        .order_by(Job.priority, Job.created_at)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    marked = (
-        update(Job)
-        .where(Job.id.in_(forgotten))
-        .values(announced_at=clock())
-        .returning(Job.id, Job.lane, Job.priority)
-    )
-    found = session.execute(marked, execution_options={"synchronize_session": False}).all()
-    for job_id, lane, priority in sorted(found, key=lambda row: row.priority):
-        tell(session, Announcement(job_id, lane, priority))
-    return len(found)
-
-
-def _order(session: Session, job: Job) -> WorkOrder:
-    """Gather what the child needs to know.
-
-    Raises:
-        ValidationError: The row was written by another release, which this one does not understand.
-    """
-    needs = graph.needed_by(session, job.id)
-    trained = [TrainResult.model_validate(one.result) for one in needs if one.kind is JobKind.TRAIN]
-    return WorkOrder(
-        job_id=job.id,
-        fence=job.fence,
-        payload=PAYLOAD.validate_python(job.payload),
-        trained=tuple(trained),
-        preprocessed=_preprocessed(session, job, needs),
-        checkpoint=None if job.checkpoint is None else Checkpoint.model_validate(job.checkpoint),
-    )
-
-
-def _preprocessed(session: Session, job: Job, needs: Collection[Job]) -> PreprocessResult | None:
-    """Return the arrays that a training learns from, or that an earlier job made of the same input."""
-    found: Job | None = None
-    if job.kind is JobKind.TRAIN:
-        found = next((one for one in needs if one.kind is JobKind.PREPROCESS), None)
-    digest = (job.payload or {}).get("digest")
-    if job.kind is JobKind.PREPROCESS and digest is not None:
-        found = session.scalars(
-            select(Job)
-            .where(
-                Job.kind == JobKind.PREPROCESS,
-                Job.state == JobState.SUCCEEDED,
-                Job.payload["digest"].as_string() == digest,
-            )
-            .limit(1)
-        ).first()
-    return None if found is None else _arrays_of(found)
-
-
-def _arrays_of(job: Job) -> PreprocessResult | None:
-    """Return what a `preprocess` job stored; the release before stored nothing."""
-    try:
-        return PreprocessResult.model_validate(job.result)
-    except ValidationError:
-        return None
-
-
-def _unreadable(error: ValidationError) -> dict[str, Any]:
-    detail = f"the job was written by another release, which this one does not understand: {describe(error)}"
-    return problem_document(INTERNAL_ERROR, detail)
-
-
-def _updated(session: Session, statement: Update, **values: Any) -> Job | None:
-    """Run an UPDATE of at most one job; return the row as it is now, or None if it matched nothing."""
-    return session.scalars(
-        statement.values(**values).returning(Job),
-        execution_options={"synchronize_session": False, "populate_existing": True},
-    ).one_or_none()
 
 
 def _fenced(session: Session, claim: Claim, *, is_late: bool = False, **values: Any) -> Job:
@@ -414,7 +197,7 @@ def _fenced(session: Session, claim: Claim, *, is_late: bool = False, **values: 
     )
     if not is_late:
         still_ours = still_ours.where(Job.lease_expires_at > clock())
-    job = _updated(session, still_ours, **(values or {"fence": Job.fence}))
+    job = update_one(session, still_ours, **(values or {"fence": Job.fence}))
     if job is None:
         raise LeaseLostError(
             f"job {claim.job_id} is no longer this worker's", job_id=str(claim.job_id), fence=claim.fence
@@ -441,7 +224,7 @@ def _step_back(session: Session, job: Job, to_epoch: int) -> None:
         record_content(session, job, EventKind.RESUMED, {"epoch": to_epoch})
 
 
-def _return_to_queue(session: Session, job: Job, reason: str, max_crashes: int | None) -> None:
+def return_to_queue(session: Session, job: Job, reason: str, max_crashes: int | None) -> None:
     """Queue a job again, unless it was asked to stop, or keeps dying."""
     if max_crashes is not None:
         job.crashes += 1

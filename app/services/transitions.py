@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Update, select
 from sqlalchemy.orm import Session
 
 from app.db.base import Sessions, transaction
@@ -97,6 +97,14 @@ def record_event(session: Session, job: Job, before: JobState | None, note: str 
 def record_content(session: Session, job: Job, kind: EventKind, content: dict[str, Any]) -> None:
     """Write down what happened to a job while it stayed where it is."""
     session.add(JobEvent(job_id=job.id, kind=kind, before=job.state, after=job.state, content=content))
+
+
+def update_one(session: Session, statement: Update, **values: Any) -> Job | None:
+    """Run an UPDATE of at most one job; return the row as it is now, or None if it matched nothing."""
+    return session.scalars(
+        statement.values(**values).returning(Job),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one_or_none()
 
 
 def lock_family(session: Session, job_id: UUID) -> None:

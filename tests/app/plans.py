@@ -10,7 +10,7 @@ import httpx
 
 from app.jobs import JobKind
 from app.payloads import PlannedConfiguration, PlanPayload, PlanResult
-from app.services.jobs import Claim
+from app.services.claims import Claim
 from app.services.resources import Resources
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint

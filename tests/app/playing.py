@@ -32,8 +32,8 @@ from app.payloads import (
     ValidationScore,
 )
 from app.requests import TrainingRequest
-from app.services import datasets, jobs, predictions, trainings
-from app.services.jobs import Claim
+from app.services import claims, datasets, jobs, predictions, sweeping, trainings
+from app.services.claims import Claim
 from app.services.predictions import PredictionRequest
 from app.services.resources import Resources, Submission
 from app.storage import Incoming
@@ -119,10 +119,10 @@ def try_claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim 
     """Take the next job, if there is one."""
     while True:
         with transaction(sessions) as session:
-            job_id = jobs.next_queued(session, lanes)
+            job_id = claims.next_queued(session, lanes)
             if job_id is None:
                 return None
-            taken = jobs.claim(session, job_id, "a worker", LEASE_SECONDS)
+            taken = claims.claim(session, job_id, "a worker", LEASE_SECONDS)
         if taken is not None:
             return taken
 
@@ -170,7 +170,7 @@ def give_back(sessions: Sessions, taken: Claim, reason: str = "killed by signal 
 def sweep(sessions: Sessions) -> int:
     """Take back what silent workers have."""
     with transaction(sessions) as session:
-        return sum(jobs.take_back(session, job_id, MAX_CRASHES) for job_id in jobs.expired(session))
+        return sum(sweeping.take_back(session, job_id, MAX_CRASHES) for job_id in sweeping.expired(session))
 
 
 def steer(sessions: Sessions, verb: Callable[[Session, UUID], Job], job_id: UUID) -> JobState:

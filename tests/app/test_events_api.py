@@ -17,7 +17,7 @@ from servers import PostgresServer
 from app.api.events import LOOK_SECONDS
 from app.db.base import transaction
 from app.services import jobs, steering
-from app.services.jobs import Claim
+from app.services.claims import Claim
 from app.services.resources import Resources
 from app.settings import Settings
 from core.domain.progress import Progress

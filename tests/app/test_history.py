@@ -11,8 +11,8 @@ from app.db.models import Job
 from app.errors import NotFoundError
 from app.jobs import EventKind, JobState
 from app.services import history, jobs
+from app.services.claims import Claim
 from app.services.history import LARGEST_PORTION, Entry, News
-from app.services.jobs import Claim
 from app.services.resources import Resources
 from app.services.transitions import record_content
 from tests.app import playing

@@ -10,8 +10,8 @@ from app.db.models import Epoch, Job, JobEvent, StoredObject
 from app.errors import ConflictError, LeaseLostError, NotFoundError
 from app.jobs import JobKind, JobState, Lane
 from app.payloads import Checkpoint
-from app.services import jobs, steering
-from app.services.jobs import Claim
+from app.services import jobs, steering, sweeping
+from app.services.claims import Claim
 from app.services.resources import Resources
 from app.services.transitions import QUEUED_HERE
 from core.domain.dataset import DatasetProblem
@@ -438,7 +438,7 @@ def test_announcing_again_does_not_wait_for_rows_that_others_hold(resources: Res
         other.get(Job, held.job_id, with_for_update=True)
         with transaction(resources.sessions) as session:
             session.execute(text("SET LOCAL lock_timeout = '2s'"))
-            count = jobs.announce_again(session, {Lane.CPU: 0}, -1)
+            count = sweeping.announce_again(session, {Lane.CPU: 0}, -1)
             announced = [one.job_id for one in session.info[QUEUED_HERE]]
 
     assert (count, announced) == (1, [free.job_id])
@@ -449,7 +449,7 @@ def test_only_old_announcements_of_the_lanes_are_repeated(resources: Resources) 
 
     def repeated(messages: dict[Lane, int], older_than_seconds: float) -> int:
         with transaction(resources.sessions) as session:
-            return jobs.announce_again(session, messages, older_than_seconds)
+            return sweeping.announce_again(session, messages, older_than_seconds)
 
     assert repeated({Lane.TRAIN: 0, Lane.PREDICT: 0}, -1) == 0
     assert repeated({Lane.CPU: 0}, 60) == 0
@@ -463,7 +463,7 @@ def test_a_lane_that_lost_some_of_its_messages_is_told_of_all_its_jobs(resources
     waiting = [playing.upload(resources).job_id for _ in range(3)]
 
     with transaction(resources.sessions) as session:
-        jobs.announce_again(session, {Lane.CPU: 2}, -1)
+        sweeping.announce_again(session, {Lane.CPU: 2}, -1)
         announced = [one.job_id for one in session.info[QUEUED_HERE]]
 
     assert sorted(announced) == sorted(waiting)
@@ -475,7 +475,7 @@ def test_a_row_that_the_release_before_queued_is_announced(resources: Resources)
         session.execute(update(Job).values(announced_at=None))
 
     with transaction(resources.sessions) as session:
-        jobs.announce_again(session, {Lane.CPU: 0}, 60)
+        sweeping.announce_again(session, {Lane.CPU: 0}, 60)
         announced = [one.job_id for one in session.info[QUEUED_HERE]]
 
     assert announced == [submission.job_id]
@@ -485,7 +485,7 @@ def test_a_training_itself_is_never_announced(resources: Resources) -> None:
     playing.training(resources, playing.ready_dataset(resources))
 
     with transaction(resources.sessions) as session:
-        jobs.announce_again(session, dict.fromkeys(Lane, 0), -1)
+        sweeping.announce_again(session, dict.fromkeys(Lane, 0), -1)
         announced = session.info[QUEUED_HERE]
 
     assert [playing.job_row(resources.sessions, one.job_id).kind for one in announced] == [JobKind.PLAN]

@@ -20,7 +20,7 @@ from app.errors import ConflictError, LeaseLostError
 from app.jobs import FINAL_STATES, LEASED_STATES, TRANSITIONS, EventKind, JobKind, JobState
 from app.queue import PolledQueue
 from app.services import graph, jobs, offers, steering
-from app.services.jobs import Claim
+from app.services.claims import Claim
 from app.services.resources import Resources
 from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 from app.storage import LocalStore

@@ -11,7 +11,7 @@ from app.errors import ConflictError, LeaseLostError
 from app.jobs import JobKind, JobState, Lane
 from app.payloads import Checkpoint
 from app.services import jobs, steering, trainings
-from app.services.jobs import Claim
+from app.services.claims import Claim
 from app.services.resources import Resources, Submission
 from tests.app import playing
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, undefer
 from app.db.base import transaction
 from app.db.models import Epoch, Job, StoredObject
 from app.jobs import Lane
-from app.services import jobs
+from app.services import claims
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.worker import plays
@@ -42,7 +42,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def run_next(worker: Worker, resources: Resources) -> None:
     """Have a worker run the next job; there must be one."""
     with transaction(resources.readers) as session:
-        job_id = jobs.next_queued(session, list(Lane))
+        job_id = claims.next_queued(session, list(Lane))
     assert job_id is not None
     assert run_job(worker, job_id)
 

@@ -14,7 +14,7 @@ from app.errors import LeaseLostError
 from app.jobs import JobKind, JobState
 from app.payloads import Checkpoint
 from app.services import steering
-from app.services.jobs import Claim
+from app.services.claims import Claim
 from app.services.resources import Resources
 from app.services.transitions import lock_family
 from app.settings import Settings
