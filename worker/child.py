@@ -138,9 +138,9 @@ def end_with_parent() -> None:
 
 def perform(assignment: Assignment, observer: PipeObserver) -> Message:
     """Do what the order says with the function of its kind."""
-    from worker import tasks
+    from worker import tasks, training
 
-    conditions = tasks.Conditions(assignment.threads, assignment.checkpoint_seconds)
+    conditions = training.Conditions(assignment.threads, assignment.checkpoint_seconds)
     with (workspace := assignment.workspace()).holds:
         return tasks.perform(assignment.order, workspace, observer, conditions)
 

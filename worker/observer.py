@@ -1,11 +1,12 @@
 """What a running verb says becomes messages to the parent process; what the parent wishes becomes a stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from core.domain.progress import Progress
+from core.domain.record import Record
 from core.domain.training import EpochRecord
 from worker.workspace import link_or_copy
 
@@ -96,3 +97,9 @@ class CheckpointObserver:
         self._finished = epochs
         self._handed = epochs if is_stored else 0
         self.hand_over()
+
+
+def result_message(result: Record, files: Mapping[str, Path] | None = None) -> Message:
+    """Put a result and the files that belong to it into the last message of a child."""
+    paths = {name: str(path) for name, path in (files or {}).items()}
+    return {"event": "result", "result": result.to_json(), "files": paths}

@@ -11,13 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import clock
 from app.db.models import Job
-from app.jobs import (
-    INTERNAL_ERROR,
-    JobKind,
-    JobState,
-    Lane,
-    problem_document,
-)
+from app.jobs import INTERNAL_ERROR, JobKind, JobState, Lane, problem_document
 from app.payloads import PAYLOAD, Checkpoint, PreprocessResult, TrainResult, WorkOrder
 from app.services import graph, outcomes
 from app.services.transitions import lock_family, move, record_event, update_one

@@ -11,12 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.clock import clock
 from app.db.models import Epoch, Job, StoredObject
 from app.errors import CrashedError, LeaseLostError
-from app.jobs import (
-    LEASED_STATES,
-    EventKind,
-    JobState,
-    problem_of,
-)
+from app.jobs import LEASED_STATES, EventKind, JobState, problem_of
 from app.payloads import Checkpoint
 from app.services import graph, outcomes
 from app.services.claims import Claim

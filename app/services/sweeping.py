@@ -9,13 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import clock
 from app.db.models import Job, StoredObject
-from app.jobs import (
-    FINAL_STATES,
-    LEASED_STATES,
-    JobKind,
-    JobState,
-    Lane,
-)
+from app.jobs import FINAL_STATES, LEASED_STATES, JobKind, JobState, Lane
 from app.queue import Announcement
 from app.services.jobs import return_to_queue
 from app.services.transitions import lock_family, tell, update_one

@@ -12,7 +12,7 @@ from core.domain.progress import SilentObserver
 from core.errors import PlanError
 from tests.factories import STANDARD, make_dataset, zip_folder
 from worker.archive import ArchiveLimits
-from worker.tasks import plan
+from worker.planning import plan
 from worker.workspace import Workspace
 
 LIMITS = ArchiveLimits(files=1000, unpacked_bytes=2**30, ratio=200)

@@ -14,7 +14,7 @@ from core.errors import CancelledError
 from core.training import checkpoint
 from core.training.loop import train_fold
 from tests.core.training.test_loop import Listener, setup_in
-from worker import tasks
+from worker import training
 from worker.archive import ArchiveLimits
 from worker.observer import CheckpointObserver, PipeObserver
 from worker.workspace import Workspace
@@ -60,7 +60,7 @@ def begin(workspace: Workspace, fence: int, stored: Checkpoint | None = None) ->
     observer = CheckpointObserver(
         PipeObserver(told.append), folder / CHECKPOINT_FILE, workspace.outbox(claim), 1000
     )
-    tasks._begin_where_others_stopped(claim, folder, workspace, observer)
+    training.begin_where_others_stopped(claim, folder, workspace, observer)
     return folder, [(message["event"], message.get("epochs")) for message in told if "epochs" in message]
 
 

@@ -1,0 +1,141 @@
+"""The training job: one fold, from whichever checkpoint came furthest to the scores of its validation cases."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.payloads import Checkpoint, TrainPayload, TrainResult, ValidationScore, WorkOrder
+from app.storage import StoreError
+from core import pipeline
+from core.domain.dataset import DatasetDescription
+from core.domain.labels import label_key
+from core.domain.model import CHECKPOINT_FILE, EPOCHS_FILE, FOLD_FILE, MODEL_FILE, WEIGHTS_FILE, fold_name
+from core.domain.progress import Observer
+from core.domain.report import EvaluationReport
+from core.errors import TrainingError
+from worker.observer import CheckpointObserver, Message, PipeObserver, result_message
+from worker.preprocessed import preprocessed_here, read_plan
+from worker.workspace import Workspace, is_readable, link_or_copy
+
+log = logging.getLogger(__name__)
+
+FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
+"""What of a trained fold is kept; a fold that validated nothing has no summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How this machine works."""
+
+    threads: int | None
+    """For the arithmetic; None: one per core."""
+    checkpoint_seconds: float
+    """How often a training hands its checkpoint over."""
+
+
+def train(
+    order: WorkOrder,
+    payload: TrainPayload,
+    workspace: Workspace,
+    observer: PipeObserver,
+    conditions: Conditions,
+) -> Message:
+    """Train one fold, or go on where its last checkpoint stands, and score its validation cases.
+
+    Raises:
+        CancelledError: The observer asked to stop; the last checkpoint was handed over.
+    """
+    raw, plan_ = workspace.raw_dataset(payload.archive, observer), read_plan(workspace, payload.plans)
+    model, outbox = workspace.training(order), workspace.outbox(order)
+    folder = model / fold_name(payload.fold)
+    watched = CheckpointObserver(observer, folder / CHECKPOINT_FILE, outbox, conditions.checkpoint_seconds)
+    begin_where_others_stopped(order, folder, workspace, watched)
+    if order.preprocessed is None or not is_readable(order.preprocessed):
+        arrays, _ = preprocessed_here(payload, workspace, observer, threads=conditions.threads)
+    else:
+        recipe = pipeline.preprocessing_digest(plan_, payload.configuration)
+        arrays = workspace.fetch_preprocessed(order.preprocessed, recipe, observer)
+    task = pipeline.TrainOrder(
+        raw=raw,
+        plan=plan_,
+        configuration=payload.configuration,
+        fold=payload.fold,
+        settings=payload.settings,
+        model=model,
+        preprocessed=arrays,
+        threads=conditions.threads,
+    )
+    try:
+        report = pipeline.train(task, watched)
+    finally:
+        watched.hand_over()
+    result = TrainResult(
+        files={},
+        configuration=payload.configuration,
+        fold=payload.fold,
+        mean_dice=report.foreground_mean.dice,
+        validation=_validation(report, raw),
+    )
+    files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
+    return result_message(result, files | {MODEL_FILE: model / MODEL_FILE})
+
+
+def begin_where_others_stopped(
+    order: WorkOrder, folder: Path, workspace: Workspace, observer: CheckpointObserver
+) -> None:
+    """Give a fold's fresh folder the checkpoint of whichever earlier claim came furthest.
+
+    On this machine there is one after each epoch; the store has what was last handed over. One that is
+    damaged counts for nothing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, stored = folder / CHECKPOINT_FILE, order.checkpoint
+    earlier = (_whole_checkpoint(model / folder.name) for model in workspace.earlier_trainings(order))
+    source, epochs = max((found for found in earlier if found), default=(None, 0), key=lambda found: found[1])
+    if stored is not None and stored.epochs > epochs and _fetch(workspace, stored, target, observer):
+        source, epochs = None, stored.epochs
+    if source is not None:
+        link_or_copy(source, target)
+    observer.starts_from(epochs, is_stored=stored is not None and stored.epochs == epochs)
+
+
+def _whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """Return how far the training in a folder came, and the file that holds it."""
+    try:
+        return pipeline.find_checkpoint(folder)
+    except TrainingError as error:
+        log.warning("a local checkpoint cannot be used", extra={"reason": error.message})
+        return None
+
+
+def _fetch(workspace: Workspace, stored: Checkpoint, target: Path, observer: Observer) -> bool:
+    """Bring a checkpoint from the store; return whether it was there, and whole."""
+    try:
+        workspace.fetch_checkpoint(stored.file, target, observer)
+    except StoreError as error:
+        log.warning("a stored checkpoint cannot be used", extra={"reason": error.message})
+        target.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _validation(report: EvaluationReport, raw: Path) -> tuple[ValidationScore, ...]:
+    """Reduce a report to the Dice of each case and label."""
+    description = DatasetDescription.parse((raw / "dataset.json").read_bytes())
+    names, ending = _label_names(description), description.file_ending
+    return tuple(
+        ValidationScore(
+            case=Path(scores.prediction_file).name.removesuffix(ending),
+            dice={names[key]: value.dice for key, value in scores.metrics.items() if key in names},
+        )
+        for scores in report.metric_per_case
+    )
+
+
+def _label_names(description: DatasetDescription) -> dict[str, str]:
+    """Return the name that stands for each label key of a report."""
+    labels = description.label_set()
+    return {
+        label_key(head): name
+        for head, name in zip(labels.foreground_heads, labels.foreground_names, strict=True)
+    }
