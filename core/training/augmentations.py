@@ -12,6 +12,7 @@ from core.registry import Registry
 from core.training.augment import augmented, default_geometry, draw_default
 from core.training.parameters import AugmentationParameters
 from core.training.spatial import PatchGeometry, patch_geometry
+from core.training.strong import draw_strong, strong_geometry, strongly_augmented
 from core.training.turns import mirror_axes, swap_axis
 
 Draw = Callable[[np.random.Generator, PatchGeometry, int, TrainingSettings], AugmentationParameters]
@@ -62,6 +63,11 @@ DEFAULT = AUGMENTATIONS.register("default")(
     Augmentation(geometry=default_geometry, draw=draw_default, apply=augmented)
 )
 """Engine specification B 2.4."""
+
+STRONG = AUGMENTATIONS.register("strong")(
+    Augmentation(geometry=strong_geometry, draw=draw_strong, apply=strongly_augmented)
+)
+"""Engine specification B 2.7."""
 
 NONE = AUGMENTATIONS.register("none")(
     Augmentation(geometry=untouched_geometry, draw=draw_nothing, apply=None, mirrors=False)

@@ -111,6 +111,15 @@ def brightened(rows_nzyx: Tensor, factors: Sequence[float]) -> Tensor:
     return rows_nzyx * _per_row(factors, rows_nzyx)
 
 
+def shifted(rows_nzyx: Tensor, shifts: Sequence[float]) -> Tensor:
+    """Add to every value.
+
+    Source:
+        Engine specification B 2.7, row 8.
+    """
+    return rows_nzyx + _per_row(shifts, rows_nzyx)
+
+
 def with_contrast(rows_nzyx: Tensor, factors: Sequence[float]) -> Tensor:
     """Stretch values about their mean, within their former range.
 
@@ -118,9 +127,18 @@ def with_contrast(rows_nzyx: Tensor, factors: Sequence[float]) -> Tensor:
         Engine specification B 2.4.9.
     """
     space = _space(rows_nzyx)
-    mean = rows_nzyx.mean(space, keepdim=True)
-    stretched_nzyx = (rows_nzyx - mean) * _per_row(factors, rows_nzyx) + mean
+    stretched_nzyx = with_unbounded_contrast(rows_nzyx, factors)
     return stretched_nzyx.clamp(rows_nzyx.amin(space, keepdim=True), rows_nzyx.amax(space, keepdim=True))
+
+
+def with_unbounded_contrast(rows_nzyx: Tensor, factors: Sequence[float]) -> Tensor:
+    """Stretch values about their mean.
+
+    Source:
+        Engine specification B 2.7, row 9.
+    """
+    mean = rows_nzyx.mean(_space(rows_nzyx), keepdim=True)
+    return (rows_nzyx - mean) * _per_row(factors, rows_nzyx) + mean
 
 
 def with_gamma(rows_nzyx: Tensor, exponents: Sequence[float]) -> Tensor:

@@ -8,7 +8,9 @@ from pydantic import Field, JsonValue
 
 from core.domain.record import Record
 from core.training.intensity import NoiseParameters
+from core.training.local import Blank, GradientParameters, LocalGammaParameters
 from core.training.spatial import SpatialParameters
+from core.training.turns import QuarterTurn
 
 T = TypeVar("T")
 
@@ -23,24 +25,38 @@ NOISE_SEEDS = 2**63
 
 
 class AugmentationParameters(Record):
-    """What an augmentation has drawn for one sample.
+    """What an augmentation has drawn for one sample; what it does not know stays empty.
 
     Intensity transforms hold one entry per channel, or none where the sample is left alone; an entry
     of None leaves its channel alone.
     """
 
     spatial: SpatialParameters | None = None
+    quarter_turn: QuarterTurn | None = None
+    axis_order: tuple[int, ...] = ()
+    """Which axis of the network's patch comes first, second, …; none: all stay in place."""
+    median: tuple[int | None, ...] = ()
+    """Edge of the box around a voxel, voxels."""
     noise: tuple[NoiseParameters, ...] = ()
     blur: tuple[tuple[float, ...] | None, ...] = ()
     """Standard deviation along each axis, voxels."""
     brightness: tuple[float, ...] = ()
+    shift: tuple[float | None, ...] = ()
+    """Brightness that is added, in units of the normalized image."""
     contrast: tuple[float | None, ...] = ()
+    unbounded_contrast: tuple[float | None, ...] = ()
+    """Contrast that may leave the former range."""
     low_resolution: tuple[tuple[float, ...] | None, ...] = ()
     """Share of voxels kept along each axis."""
     inverted_gamma: tuple[float, ...] = ()
+    second_inverted_gamma: tuple[float, ...] = ()
     gamma: tuple[float, ...] = ()
     mirrored: tuple[int, ...] = ()
     """Axes of the network's patch."""
+    blanks: tuple[tuple[Blank, ...] | None, ...] = ()
+    gradient: tuple[GradientParameters | None, ...] = ()
+    local_gamma: tuple[LocalGammaParameters | None, ...] = ()
+    sharpening: tuple[float | None, ...] = ()
     further: dict[str, JsonValue] = Field(default_factory=dict)
     """What the augmentation of another package has drawn beyond that."""
 

@@ -383,3 +383,17 @@ def test_settings_that_do_not_fit_are_refused_before_the_first_batch(
 ) -> None:
     with pytest.raises(error, match=message):
         batches(setup_of(8, 8, 8, **settings), 0, CPU)
+
+
+@pytest.mark.parametrize("patch", [(12, 12, 12), (4, 16, 16), (5, 3, 4), (16, 12)])
+def test_the_strong_augmentation_makes_batches_that_can_be_made_again(patch: tuple[int, ...]) -> None:
+    setup = setup_of(*patch, augmentation="strong")
+
+    drawn = list(batches(setup, 2, CPU))
+
+    for iteration, batch in enumerate(drawn):
+        assert batch.voxels_bczyx.shape == (3, 2, *patch)
+        assert batch.targets[0].shape == (3, 1, *patch)
+        assert batch.voxels_bczyx.isfinite().all()
+        assert batch.targets[0].min() >= 0
+        assert_equal(batch, make_batch(setup, (2, iteration), CPU))
