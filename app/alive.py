@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from app.errors import UnavailableError
+from app.jobs import Lane
 from app.settings import Settings
 
 FOLDER_NAME = "alive"
@@ -45,6 +46,17 @@ def touch(file: Path) -> None:
     """Show that this worker is alive now."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
+
+
+def served(folder: Path, now: float) -> frozenset[Lane]:
+    """Return the lanes whose workers have shown themselves in a folder of late.
+
+    Args:
+        folder: Of the workers' files.
+        now: Seconds since the epoch.
+    """
+    files = [file for file in folder.glob("*") if age_seconds(file, now) <= STALE_SECONDS]
+    return frozenset(lane for lane in Lane if any(lane in file.name.split("+")[1:] for file in files))
 
 
 def age_seconds(file: Path, now: float) -> float:

@@ -1,7 +1,8 @@
 """Queue: how a worker hears that a job was queued; the only module of app that knows Celery."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -45,6 +46,12 @@ class Queue(Protocol):
     def messages(self) -> Mapping[Lane, int]:
         """Return how many messages each lane has: with fewer than queued rows, some were lost."""
 
+    def show(self, lanes: Collection[Lane], seconds: float) -> None:
+        """Let it be known for so long that a worker serves some lanes; nobody minds if that fails."""
+
+    def served(self) -> frozenset[Lane] | None:
+        """Return the lanes that a worker serves; None where that is not known here."""
+
     def require_reachable(self) -> None:
         """Raise an error if messages cannot be sent."""
 
@@ -58,6 +65,13 @@ class PolledQueue:
     def messages(self) -> Mapping[Lane, int]:
         """Return nothing: nobody waits for a message."""
         return {}
+
+    def show(self, lanes: Collection[Lane], seconds: float) -> None:
+        """Do nothing: workers of this machine touch a file, see `app.alive`."""
+
+    def served(self) -> frozenset[Lane] | None:
+        """Return None."""
+        return None
 
     def require_reachable(self) -> None:
         """Do nothing."""
@@ -102,6 +116,19 @@ class CeleryQueue:
         except (RedisError, OSError):
             return {}
 
+    def show(self, lanes: Collection[Lane], seconds: float) -> None:
+        """Leave a key per lane that vanishes by itself."""
+        with suppress(RedisError, OSError):
+            for lane in lanes:
+                self._redis.set(_shown(lane), 1, px=int(seconds * 1000))
+
+    def served(self) -> frozenset[Lane] | None:
+        """Return the lanes whose key is there; None while the broker is away."""
+        try:
+            return frozenset(lane for lane in Lane if self._redis.exists(_shown(lane)))
+        except (RedisError, OSError):
+            return None
+
     def require_reachable(self) -> None:
         """Raise RedisError or OSError if the broker does not answer."""
         self._redis.ping()
@@ -138,3 +165,8 @@ def celery_application(broker_url: str) -> Celery:
 def _lists_of(lane: Lane) -> list[str]:
     """Return the names of the lists that hold a lane's messages."""
     return [lane.value, *(f"{lane.value}{STEP_SEPARATOR}{step}" for step in PRIORITY_STEPS[1:])]
+
+
+def _shown(lane: Lane) -> str:
+    """Return the key that says that a worker serves a lane."""
+    return f"served{STEP_SEPARATOR}{lane.value}"

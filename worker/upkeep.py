@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 
 from app import alive
@@ -38,6 +39,12 @@ PAUSE_SECONDS = 0.5
 def start(worker: Worker, lanes: Collection[Lane]) -> None:
     """Begin the rounds, in a thread that ends with the process."""
     Thread(target=_go_round, args=(worker, lanes), name="upkeep", daemon=True).start()
+
+
+def show(worker: Worker, beat: Path, lanes: Collection[Lane]) -> None:
+    """Show that this worker lives: to its machine by a file, and to the service by the queue."""
+    alive.touch(beat)
+    worker.queue.show(lanes, alive.STALE_SECONDS)
 
 
 def sweep(worker: Worker) -> None:
@@ -105,7 +112,7 @@ def _go_round(worker: Worker, lanes: Collection[Lane]) -> None:
     beat = alive.beat_file(worker.settings.resolved_workspace_dir / alive.FOLDER_NAME, lanes)
     often = min(SWEEP_SECONDS, worker.settings.lease_seconds / 2)
     rounds = [
-        _Round(often, lambda: alive.touch(beat)),
+        _Round(often, lambda: show(worker, beat, lanes)),
         _Round(often, lambda: sweep(worker)),
         _Round(CLEANING_SECONDS, lambda: clean(worker)),
         _Round(CLEANING_SECONDS, lambda: make_room(worker)),

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from app.api.deps import Body, NoQuery, ResourcesDep
+from app import alive
+from app.api.deps import Body, NoQuery, ResourcesDep, settings_of
 from app.services import health
 
 router = APIRouter(prefix="/health", tags=["health"], dependencies=[NoQuery])
@@ -20,6 +21,8 @@ class ReadyView(LiveView):
     """It can do its work."""
 
     checks: dict[str, str]
+    lanes: dict[str, str]
+    """Per lane: ok, or no worker, so that its jobs wait; the service is ready nevertheless."""
 
 
 @router.get("/live")
@@ -29,6 +32,8 @@ def live() -> LiveView:
 
 
 @router.get("/ready")
-def ready(resources: ResourcesDep) -> ReadyView:
-    """Say that database, schema and store are there; 503 if one is not."""
-    return ReadyView(checks=dict(health.check(resources)))
+def ready(request: Request, resources: ResourcesDep) -> ReadyView:
+    """Say that database, schema, store and queue are there, and which lanes have workers; 503 if one is not there."""
+    checks = health.check(resources)
+    folder = settings_of(request).resolved_workspace_dir / alive.FOLDER_NAME
+    return ReadyView(checks=dict(checks), lanes=dict(health.lanes(resources, folder)))

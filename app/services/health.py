@@ -1,17 +1,26 @@
 """Whether the service can do its work: database, schema, object store, queue."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pydantic import JsonValue
 from sqlalchemy import text
 
+from app import alive
 from app.db.base import transaction
 from app.db.migrate import is_at_head
 from app.errors import UnavailableError
+from app.jobs import Lane
 from app.services.resources import Resources
 
 log = logging.getLogger(__name__)
+
+OK = "ok"
+
+NO_WORKER = "no worker"
+"""None has shown itself of late; jobs of the lane wait for one."""
 
 
 def check(resources: Resources) -> Mapping[str, str]:
@@ -35,7 +44,20 @@ def check(resources: Resources) -> Mapping[str, str]:
             failed.append(name)
     if failed:
         raise UnavailableError(f"not ready: {', '.join(map(str, failed))}; the log tells more", failed=failed)
-    return dict.fromkeys(checks, "ok")
+    return dict.fromkeys(checks, OK)
+
+
+def lanes(resources: Resources, folder: Path) -> Mapping[str, str]:
+    """Say of each lane whether a worker serves it; without one, its jobs wait, but nothing is broken.
+
+    Args:
+        resources: Of the service.
+        folder: Where workers of this machine show themselves, for a queue that does not know.
+    """
+    served = resources.queue.served()
+    if served is None:
+        served = alive.served(folder, time.time())
+    return {lane.value: OK if lane in served else NO_WORKER for lane in Lane}
 
 
 def _database(resources: Resources) -> None:

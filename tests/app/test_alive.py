@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from app import alive
 from app.cli import main
 from app.errors import UnavailableError
+from app.jobs import Lane
 from app.settings import Settings
 from app.supervisor import free_port
 from tests.app.conftest import Serve
@@ -129,3 +130,13 @@ def _ask(monkeypatch: pytest.MonkeyPatch, client: httpx.Client, key: str) -> Non
     monkeypatch.setenv("SEG_HOST", "0.0.0.0")  # noqa: S104 - as in a container
     monkeypatch.setenv("SEG_PORT", str(client.base_url.port))
     monkeypatch.setenv("SEG_API_KEY", key)
+
+
+def test_lanes_are_served_whose_workers_have_shown_themselves_of_late(tmp_path: Path) -> None:
+    alive.touch(alive.beat_file(tmp_path, [Lane.CPU, Lane.TRAIN]))
+    alive.touch(alive.beat_file(tmp_path, [Lane.PREDICT]))
+    now = time.time()
+    os.utime(alive.beat_file(tmp_path, [Lane.PREDICT]), (now - 61, now - 61))
+
+    assert alive.served(tmp_path, now) == {Lane.CPU, Lane.TRAIN}
+    assert alive.served(tmp_path / "nothing", now) == frozenset()

@@ -152,6 +152,7 @@ def test_ready_says_what_is_missing(client: httpx.Client, resources: Resources) 
     assert before.json() == {
         "status": "ok",
         "checks": {"database": "ok", "migrations": "ok", "store": "ok", "queue": "ok"},
+        "lanes": {"cpu": "no worker", "train": "no worker", "predict": "no worker"},
     }
     assert (after.status_code, after.json()["failed"]) == (503, ["migrations"])
     assert client.get("/health/live").json() == {"status": "ok"}

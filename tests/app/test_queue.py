@@ -364,3 +364,22 @@ def test_a_broker_that_cannot_be_named_so_is_refused_at_the_start(url: str) -> N
 @pytest.mark.parametrize("url", ["redis://h", "redis://:p@h:6379/1", "rediss://h/0?ssl_cert_reqs=required"])
 def test_a_broker_with_a_proper_name_is_taken(url: str) -> None:
     assert Settings(broker_url=url).broker_url == url
+
+
+def test_a_lane_without_a_worker_is_reported_and_fails_nothing(
+    serve: Serve, settings: Settings, redis_url: str
+) -> None:
+    client = serve(settings.model_copy(update={"broker_url": redis_url}))
+    worker = CeleryQueue(redis_url)
+
+    before = client.get("/health/ready")
+    worker.show([Lane.CPU, Lane.TRAIN], 60)
+    after = client.get("/health/ready")
+    worker.show([Lane.CPU], 0.001)
+    time.sleep(0.1)
+    gone = client.get("/health/ready")
+
+    assert [one.status_code for one in (before, after, gone)] == [200] * 3
+    assert before.json()["lanes"] == dict.fromkeys(("cpu", "train", "predict"), "no worker")
+    assert after.json()["lanes"] == {"cpu": "ok", "train": "ok", "predict": "no worker"}
+    assert gone.json()["lanes"] == {"cpu": "no worker", "train": "ok", "predict": "no worker"}

@@ -324,4 +324,5 @@ def test_a_worker_takes_back_what_another_left_and_shows_that_it_lives(
         status = process.wait(PATIENCE_SECONDS)
 
     assert (job(resources, submission.job_id).attempt, status) == (2, 0)
+    assert alive.served(file.parent, time.time()) == {Lane.CPU}
     assert age < 10
