@@ -37,6 +37,9 @@ class Augmentation:
     mirrors: bool = True
     """Whether patches are mirrored, so that prediction may mirror too."""
 
+    disturbed: float = 0.5
+    """Probability of each label of a cascade's previous stage, given that its sample is disturbed; 0: none is."""
+
 
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 """By the names that `TrainingSettings.augmentation` may have."""
@@ -65,12 +68,12 @@ DEFAULT = AUGMENTATIONS.register("default")(
 """Engine specification B 2.4."""
 
 STRONG = AUGMENTATIONS.register("strong")(
-    Augmentation(geometry=strong_geometry, draw=draw_strong, apply=strongly_augmented)
+    Augmentation(geometry=strong_geometry, draw=draw_strong, apply=strongly_augmented, disturbed=1.0)
 )
 """Engine specification B 2.7."""
 
 NONE = AUGMENTATIONS.register("none")(
-    Augmentation(geometry=untouched_geometry, draw=draw_nothing, apply=None, mirrors=False)
+    Augmentation(geometry=untouched_geometry, draw=draw_nothing, apply=None, mirrors=False, disturbed=0.0)
 )
 """Engine specification B 2.6, B 2.8; also what validation does."""
 

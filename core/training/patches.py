@@ -17,6 +17,7 @@ from core.io.image import LabelArray
 from core.training.augmentations import prediction_mirror_axes
 from core.training.positions import read_box
 from core.training.prefetch import made_ahead
+from core.training.previous import with_previous
 from core.training.samples import SampleParameters, SamplingSetup, draw_batch
 from core.training.spatial import needed_box
 from core.training.targets import make_targets
@@ -31,7 +32,7 @@ class Batch:
     """What the network sees in one step, and what it should have said."""
 
     voxels_bczyx: Tensor
-    """float32; (b, c, y, x) for a 2D network."""
+    """float32; (b, c, y, x) for a 2D network. In a cascade the last channels are the previous stage's labels."""
 
     targets: tuple[Tensor, ...]
     """Per output, highest resolution first: labels int16 (b, 1, z, y, x), the ignore label among them;
@@ -99,6 +100,9 @@ def make_batch(setup: SamplingSetup, key: tuple[int, int], device: torch.device)
         )
         labels_blzyx = _sides_exchanged(setup, labels_blzyx, samples)
         voxels_bczyx = masked(voxels_bczyx, labels_blzyx[:, 0], setup.masked_channels)
+    if setup.is_cascade:
+        disturbed = [sample.previous for sample in samples]
+        voxels_bczyx = with_previous(voxels_bczyx, labels_blzyx[:, 1], setup.labels.foreground, disturbed)
     return Batch(
         voxels_bczyx=voxels_bczyx,
         targets=make_targets(labels_blzyx[:, 0], setup.labels, setup.deep_supervision_scales),
@@ -119,15 +123,21 @@ def _patch(setup: SamplingSetup, sample: SampleParameters, device: torch.device)
     """Read what a sample needs of its case and cut, rotate or scale it to the patch.
 
     Returns:
-        Voxels (c, z, y, x) and label maps (l, z, y, x) on the device.
+        Voxels (c, z, y, x) and label maps (l, z, y, x) on the device: the reference, and in a cascade what the
+        previous stage segmented.
     """
     case, geometry = setup.cases[sample.case_id], setup.geometry
     spatial = sample.augmentation.spatial
     box = _shifted(needed_box(geometry, spatial), sample.start)
     within = _shifted(_box_of(geometry.initial), sample.start)
     voxels = read_box(case.voxels_czyx, box, within, 0)
-    labels = read_box(_labels(case, sample.case_id), box, within, OUTSIDE).astype(np.int16, copy=False)
-    voxels_czyx, labels_lzyx = torch.from_numpy(voxels).to(device), torch.from_numpy(labels[None]).to(device)
+    maps = [_labels(case, sample.case_id)]
+    if setup.is_cascade:
+        maps.append(_previous(case, sample.case_id))
+    labels = np.stack(
+        [read_box(one_zyx, box, within, OUTSIDE).astype(np.int16, copy=False) for one_zyx in maps]
+    )
+    voxels_czyx, labels_lzyx = torch.from_numpy(voxels).to(device), torch.from_numpy(labels).to(device)
     if spatial is None:
         return voxels_czyx, labels_lzyx
     is_voted = setup.settings.label_interpolation == "linear"
@@ -178,12 +188,28 @@ def _labels(case: PreprocessedCase, case_id: CaseId) -> LabelArray:
     return case.labels_zyx
 
 
+def _previous(case: PreprocessedCase, case_id: CaseId) -> LabelArray:
+    """Return what the previous stage of a cascade segmented in a case.
+
+    Raises:
+        TrainingError: It segmented nothing.
+    """
+    if case.previous_zyx is None:
+        raise TrainingError(
+            f"case {case_id} has no segmentation of the previous stage; train and validate every fold of that "
+            "stage first",
+            case=case_id,
+        )
+    return case.previous_zyx
+
+
 def _require_usable(setup: SamplingSetup) -> None:
     """Refuse splits that no batch can be drawn from, before the first batch is waited for.
 
     Raises:
-        TrainingError: There is no case, a case has no labels, it was preprocessed before the dataset
-            declared its ignore label, or the settings do not fit the patch or the labels.
+        TrainingError: There is no case, a case has no labels, or in a cascade no segmentation of the previous
+            stage, or was preprocessed before the dataset declared its ignore label; or the settings do not fit
+            the patch or the labels.
         UnknownNameError: No augmentation has the name that the settings give.
     """
     prediction_mirror_axes(setup.configuration, setup.settings)
@@ -192,6 +218,8 @@ def _require_usable(setup: SamplingSetup) -> None:
         raise TrainingError("there is no case to draw patches from; give the split at least one")
     for case_id, case in setup.cases.items():
         _labels(case, case_id)
+        if setup.is_cascade:
+            _previous(case, case_id)
         if setup.labels.ignore is not None and label_key(setup.labels.annotated) not in case.locations:
             raise TrainingError(
                 f"case {case_id} was preprocessed without the ignore label that dataset.json declares; "

@@ -15,6 +15,7 @@ from core.io.case_store import PreprocessedCase
 from core.training.augmentations import AUGMENTATIONS, NONE, Augmentation
 from core.training.parameters import AugmentationParameters
 from core.training.positions import draw_centre, draw_start, forced_from, start_bounds
+from core.training.previous import PreviousParameters, draw_previous
 from core.training.spatial import PatchGeometry
 from core.training.targets import Scales
 
@@ -54,6 +55,21 @@ class SamplingSetup:
         """The sizes of patches; without augmentation none is larger than the network's."""
         return self.augmentation.geometry(self.configuration, self.settings)
 
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the network also sees what a previous stage segmented."""
+        return self.configuration.previous_stage is not None
+
+    @property
+    def disturbed_labels(self) -> float:
+        """Probability of each label of a cascade's previous stage to be disturbed, given that its sample is.
+
+        Source:
+            Engine specification B 2.4, B 2.7; B 2.8: all of them where labels are the nearest voxel's.
+        """
+        share = self.augmentation.disturbed
+        return 1.0 if share > 0 and self.settings.label_interpolation == "nearest" else share
+
 
 class SampleParameters(Record):
     """Everything random about one sample: mere numbers, so that it can be recorded and replayed."""
@@ -62,6 +78,8 @@ class SampleParameters(Record):
     start: Shape
     """First voxel of the initial patch, (z, y, x); it may lie outside the image."""
     augmentation: AugmentationParameters
+    previous: PreviousParameters = PreviousParameters()
+    """Of the labels of a cascade's previous stage."""
 
 
 def draw_batch(setup: SamplingSetup, key: tuple[int, int]) -> tuple[SampleParameters, ...]:
@@ -100,4 +118,8 @@ def _draw_sample(setup: SamplingSetup, key: tuple[int, int, int], *, is_forced: 
     bounds = start_bounds((z, y, x), geometry.initial, geometry.patch)
     start = draw_start(rng, bounds, geometry.initial, centre)
     augmentation = setup.augmentation.draw(rng, geometry, channels, settings)
-    return SampleParameters(case_id=case_id, start=start, augmentation=augmentation)
+    previous = PreviousParameters()
+    share = setup.disturbed_labels
+    if setup.is_cascade and share > 0:
+        previous = draw_previous(rng, len(setup.labels.foreground), share)
+    return SampleParameters(case_id=case_id, start=start, augmentation=augmentation, previous=previous)

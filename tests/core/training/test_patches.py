@@ -1,88 +1,22 @@
-from collections import Counter
 from dataclasses import replace
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from core.domain.geometry import Shape
-from core.domain.labels import LabelSet, label_key, label_set
-from core.domain.training import TrainingSettings
+from core.domain.labels import LabelSet, label_set
 from core.errors import TrainingError, UnknownNameError
-from core.io.case_store import CaseProperties, PreprocessedCase
-from core.io.image import FloatArray, Geometry, LabelArray
-from core.training.patches import Batch, batches, make_batch
-from core.training.samples import SampleParameters, SamplingSetup, draw_batch
-from core.training.targets import Scales
-from tests.factories import voxels_of
-from tests.plans import small_plan
-
-CPU = torch.device("cpu")
-SETTINGS = {"iterations_per_epoch": 4, "validation_iterations_per_epoch": 2, "seed": 3}
-LABELS = label_set({"background": 0, "block": 1, "seed": 2}, None)
-REGIONS = label_set({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
-
-
-def case_of(
-    voxels_czyx: FloatArray, labels_zyx: LabelArray | None, labels: LabelSet = LABELS
-) -> PreprocessedCase:
-    shape: Shape = (voxels_czyx.shape[1], voxels_czyx.shape[2], voxels_czyx.shape[3])
-    geometry = Geometry(
-        spacing=(1, 1, 1),
-        file_spacing_xyz=(1, 1, 1),
-        origin_xyz=(0, 0, 0),
-        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
-    )
-    properties = CaseProperties(
-        geometry=geometry,
-        spacing=(1, 1, 1),
-        shape_before_cropping=shape,
-        bbox_used_for_cropping=((0, shape[0]), (0, shape[1]), (0, shape[2])),
-        shape_after_cropping_and_before_resampling=shape,
-    )
-    wanted = [*labels.foreground_heads, *([] if labels.ignore is None else [labels.annotated])]
-    shown_zyx = np.full(shape, -9) if labels_zyx is None else labels_zyx
-    locations = {label_key(head): voxels_of(np.isin(shown_zyx, head)) for head in wanted}
-    return PreprocessedCase(voxels_czyx, labels_zyx, properties, locations)
-
-
-def block_with_seed(number: int, labels: LabelSet = LABELS) -> PreprocessedCase:
-    """A block of label 1 that holds 27 voxels of label 2, in noise that tells where each voxel was."""
-    labels_zyx = np.zeros((30, 34, 38), np.int8)
-    labels_zyx[8:24, 8:26, 8:30] = 1
-    labels_zyx[14:17, 15:18, 18:21] = 2
-    labels_zyx[:4] = -1
-    voxels = np.random.default_rng(number).normal(size=(2, *labels_zyx.shape)).astype(np.float32)
-    return case_of(voxels, labels_zyx, labels)
-
-
-def setup_of(
-    *patch: int,
-    is_training: bool = True,
-    labels: LabelSet = LABELS,
-    scales: Scales = (),
-    **settings: Any,
-) -> SamplingSetup:
-    entries = {"patch_size": list(patch), "batch_size": 3}
-    _, configuration = small_plan([1] * len(patch), schemes=["ZScoreNormalization"] * 2, entries=entries)
-    return SamplingSetup(
-        cases=MappingProxyType({f"case_{number}": block_with_seed(number, labels) for number in range(3)}),
-        configuration=configuration,
-        labels=labels,
-        masked_channels=(True, False),
-        settings=TrainingSettings.model_validate(SETTINGS | settings),
-        deep_supervision_scales=scales,
-        is_training=is_training,
-    )
-
-
-def assert_equal(first: Batch, second: Batch) -> None:
-    assert first.case_ids == second.case_ids
-    assert torch.equal(first.voxels_bczyx, second.voxels_bczyx)
-    assert all(torch.equal(a, b) for a, b in zip(first.targets, second.targets, strict=True))
+from core.training.patches import batches, make_batch
+from core.training.samples import draw_batch
+from tests.core.training.setups import (
+    CPU,
+    REGIONS,
+    assert_equal,
+    case_of,
+    setup_of,
+)
 
 
 def test_batches_have_the_shapes_that_the_network_expects() -> None:
@@ -132,47 +66,6 @@ def test_a_batch_is_the_same_whatever_was_drawn_before() -> None:
     assert_equal(passed[1][3], alone)
 
 
-def test_the_order_of_the_cases_does_not_matter() -> None:
-    setup = setup_of(12, 10, 8)
-    reversed_cases = dict(reversed(list(setup.cases.items())))
-
-    assert draw_batch(setup, (0, 0)) == draw_batch(replace(setup, cases=reversed_cases), (0, 0))
-
-
-def test_every_key_draws_something_else() -> None:
-    setups = [
-        setup_of(12, 10, 8, seed=seed, is_training=is_training)
-        for seed in (0, 1)
-        for is_training in (False, True)
-    ]
-
-    drawn = [
-        (sample.case_id, sample.start)
-        for setup in setups
-        for epoch in range(4)
-        for iteration in range(8)
-        for sample in draw_batch(setup, (epoch, iteration))
-    ]
-
-    assert Counter(drawn).most_common(1)[0][1] < len(drawn) / 20
-
-
-def test_cases_are_drawn_uniformly_with_replacement() -> None:
-    setup = setup_of(12, 10, 8)
-
-    drawn = [tuple(sample.case_id for sample in draw_batch(setup, (0, k))) for k in range(1000)]
-
-    counts = Counter(case_id for case_ids in drawn for case_id in case_ids)
-    assert max(abs(count - 1000) for count in counts.values()) < 5 * (3000 * 2 / 9) ** 0.5
-    assert any(len(set(case_ids)) < 3 for case_ids in drawn)
-
-
-def test_samples_can_be_recorded_and_replayed() -> None:
-    samples = [sample for k in range(50) for sample in draw_batch(setup_of(12, 10, 8), (0, k))]
-
-    assert [SampleParameters.model_validate_json(one.model_dump_json()) for one in samples] == samples
-
-
 def test_validation_sees_the_image_as_it_is() -> None:
     setup = setup_of(12, 10, 8, is_training=False)
 
@@ -208,19 +101,6 @@ def test_forced_samples_practically_always_show_their_class() -> None:
 
     assert sum(bool((target[2] == 2).any()) for target in targets) >= 79
     assert sum(bool((target[0] == 2).any()) for target in targets) < 40
-
-
-def test_slices_are_drawn_from_the_whole_volume_and_forced_ones_go_through_their_voxel() -> None:
-    setup = setup_of(16, 12)
-
-    samples = [draw_batch(setup, (0, k)) for k in range(600)]
-
-    anywhere = Counter(sample[0].start[0] for sample in samples)
-    assert set(anywhere) == set(range(30))
-    assert max(anywhere.values()) < 20 + 5 * 20**0.5
-    forced = Counter(sample[2].start[0] for sample in samples)
-    assert set(forced) <= set(range(8, 24))
-    assert forced[14] + forced[15] + forced[16] > 300
 
 
 def test_with_an_ignore_label_every_patch_holds_annotated_voxels() -> None:
@@ -286,31 +166,6 @@ def test_cases_that_nobody_annotated_are_mentioned(caplog: pytest.LogCaptureFixt
 
     assert "without any annotated voxel" in caplog.text
     assert drawn[0].targets[0][:, -1].any()
-
-
-def test_chance_decides_which_patches_show_foreground_if_the_settings_say_so() -> None:
-    setup = setup_of(12, 10, 8, foreground_is_drawn=True, foreground_share=0.33)
-    only_the_corner = {
-        case_id: replace(
-            case, locations={"1": np.array([[0, 20, 20, 20]], np.int32), "2": np.empty((0, 4), np.int32)}
-        )
-        for case_id, case in setup.cases.items()
-    }
-    setup = replace(setup, cases=only_the_corner)
-    (around,) = {sample.start for sample in draw_batch(with_share(setup, 1), (0, 0))}
-
-    drawn = [[sample.start == around for sample in draw_batch(setup, (0, k))] for k in range(1000)]
-
-    for position in range(3):
-        assert abs(sum(one[position] for one in drawn) - 330) < 5 * (1000 * 0.33 * 0.67) ** 0.5
-    assert not any(
-        sample.start == around for k in range(9) for sample in draw_batch(with_share(setup, 0), (0, k))
-    )
-
-
-def with_share(setup: SamplingSetup, share: float) -> SamplingSetup:
-    settings = setup.settings.model_copy(update={"foreground_share": share})
-    return replace(setup, settings=settings)
 
 
 def test_without_augmentation_training_sees_the_image_as_it_is() -> None:
