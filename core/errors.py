@@ -58,6 +58,12 @@ class UnknownNameError(DomainError):
     kind = "unknown-name"
 
 
+class ExtensionError(DomainError):
+    """A package that adds something cannot be loaded, adds something else, or takes a name that is taken."""
+
+    kind = "invalid-extension"
+
+
 class DeviceError(DomainError):
     """This machine has no such device, or the device no such number format."""
 
