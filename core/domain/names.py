@@ -1,8 +1,11 @@
 """The names that a plan may use, as data: so that a plan can be checked where their implementations are not loaded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
+
+from core import extensions
+from core.extensions import Group
 
 _PICTURES: Final = (".png", ".bmp", ".tif", ".tiff")
 _VOLUMES: Final = (".nii", ".nii.gz", ".nrrd", ".mha", ".gipl")
@@ -54,6 +57,35 @@ NORM_NAMES: Final = {"BatchNorm2d": 2, "BatchNorm3d": 3, "InstanceNorm2d": 2, "I
 
 ACTIVATION_NAMES: Final = frozenset({"LeakyReLU", "ReLU"})
 """Of `core.network.blocks.ACTIVATIONS`."""
+
+
+def reader_names() -> frozenset[str]:
+    """Return the names of all readers, those of packages too; which files those read is known where they are loaded.
+
+    Raises:
+        ExtensionError: A package takes a name that is taken, here and below.
+    """
+    return _all(Group.READER, READER_FORMATS)
+
+
+def normalization_names() -> frozenset[str]:
+    """Return the names of all normalization schemes, those of packages too."""
+    return _all(Group.NORMALIZATION, NORMALIZATION_NAMES)
+
+
+def resampling_names() -> frozenset[str]:
+    """Return the names of all resampling functions, those of packages too."""
+    return _all(Group.RESAMPLING, RESAMPLING_NAMES)
+
+
+def network_names() -> frozenset[str]:
+    """Return the names of all networks, those of packages too."""
+    return _all(Group.ARCHITECTURE, NETWORK_NAMES)
+
+
+def _all(group: Group, own: Collection[str]) -> frozenset[str]:
+    """Add the names that packages give, from their metadata alone."""
+    return frozenset(own).union(extensions.names(group, own))
 
 
 def last_part(name: str) -> str:
