@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.domain.plan import Configuration
 from core.domain.training import TrainingSettings
+from core.extensions import Group
 from core.registry import Registry
 from core.training.augment import augmented, default_geometry, draw_default
 from core.training.parameters import AugmentationParameters
@@ -41,7 +42,7 @@ class Augmentation:
     """Probability of each label of a cascade's previous stage, given that its sample is disturbed; 0: none is."""
 
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", Group.AUGMENTATION, Augmentation)
 """By the names that `TrainingSettings.augmentation` may have."""
 
 
