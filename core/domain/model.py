@@ -16,6 +16,9 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 """The weights' name in the folder of a fold."""
 
+BEST_WEIGHTS_FILE = "weights_best.safetensors"
+"""The weights of the epoch with the highest smoothed pseudo Dice, beside those of the last one."""
+
 FOLD_FILE = "fold.json"
 """What is known of a fold's training, beside its weights."""
 
@@ -77,6 +80,10 @@ class FoldRecord(Record):
     torch_version: str
     smoothed_pseudo_dice: float | None
     """Of the last epoch."""
+    epochs: int | None = None
+    """How many were trained: fewer than the settings say if the training stopped early."""
+    best_epoch: int | None = None
+    """The one whose weights are kept beside the last ones."""
 
 
 def fold_name(fold: Fold) -> str:

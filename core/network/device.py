@@ -1,5 +1,8 @@
 """Which device a network computes on, and in which number format."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +17,10 @@ DTYPES: dict[PrecisionName, torch.dtype] = {
     "fp16": torch.float16,
 }
 """Type of features and of the weights that meet them; the optimiser's weights are always float32."""
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch's errors say where they have no type of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +91,34 @@ def has_amx() -> bool:
 def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:
     """Return the context in which the network computes in this format."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that processor or GPU have no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def computing(*, repeatable: bool) -> Iterator[None]:
+    """Let the device choose its fastest kernels, or those that give the same bits each time.
+
+    On a GPU, operations that have no such kernel are warned about.
+    """
+    if not repeatable:
+        with torch.backends.cudnn.flags(benchmark=True, deterministic=False):
+            yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    # What cuBLAS needs to be told, before it begins.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # noqa: TID251
+    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
+    try:
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

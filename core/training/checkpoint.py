@@ -5,6 +5,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from core.domain.model import CHECKPOINT_FILE, PrecisionName
 from core.domain.record import Record, describe
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import TrainingError
+from core.training.optimizer import named_state, restore_state
 from core.training.step import TrainingState
 
 log = logging.getLogger(__name__)
@@ -28,20 +30,21 @@ LATEST = CHECKPOINT_FILE
 PREVIOUS = "checkpoint_previous.safetensors"
 """The state one epoch earlier, for the case that the latest is damaged."""
 
-VERSION = 1
+VERSION = 2
 """Of the file that this code writes, and the newest that it reads."""
 
 STATE_KEY = "state"
 """Where the JSON state stands in the file's header."""
 
-NETWORK, MOMENTUM = "network.", "momentum."
-"""Prefixes of tensor names."""
+NETWORK = "network."
+"""Prefix of the names of weights; what the optimizer keeps has other ones."""
 
 
 class CheckpointRecord(Record):
     """What of a training's state is no tensor."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """1 knew neither other optimizers than SGD nor most settings; it is read as well."""
     settings: TrainingSettings
     precision: PrecisionName
     scaler: dict[str, int | float] | None
@@ -56,34 +59,48 @@ class _DamagedError(Exception):
     """The file is not what was written."""
 
 
-def save(state: TrainingState, settings: TrainingSettings, folder: Path) -> None:
-    """Write the state after an epoch; whatever happens meanwhile, a complete checkpoint is on disk.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A training's state after an epoch, in memory of its own, so that the training may go on."""
 
-    Args:
-        state: Of the training.
-        settings: Of the training; one with others does not go on from here.
-        folder: Of the fold.
-    """
-    tensors = _tensors(state)
-    record = CheckpointRecord(
+    tensors: Mapping[str, Tensor]
+    settings: TrainingSettings
+    precision: PrecisionName
+    scaler: dict[str, int | float] | None
+    epochs: tuple[EpochRecord, ...]
+
+
+def snapshot(state: TrainingState, settings: TrainingSettings) -> Snapshot:
+    """Copy the state after an epoch; one with other settings does not go on from here."""
+    return Snapshot(
+        tensors=_tensors(state),
         settings=settings,
         precision=state.precision,
         scaler=None if state.scaler is None else state.scaler.state_dict(),
         epochs=tuple(state.epochs),
-        checksum=_checksum(tensors),
+    )
+
+
+def save(taken: Snapshot, folder: Path) -> None:
+    """Write a state to a fold's folder; whatever happens meanwhile, a complete checkpoint is on disk."""
+    record = CheckpointRecord(
+        settings=taken.settings,
+        precision=taken.precision,
+        scaler=taken.scaler,
+        epochs=taken.epochs,
+        checksum=_checksum(taken.tensors),
     )
     latest = folder / LATEST
-    partial = _write(tensors, latest, {STATE_KEY: record.model_dump_json()})
+    partial = _write(taken.tensors, latest, {STATE_KEY: record.model_dump_json()})
     if latest.exists():
         latest.replace(folder / PREVIOUS)
     partial.replace(latest)
     _flush(folder)
 
 
-def save_weights(state: TrainingState, path: Path) -> None:
+def save_weights(taken: Snapshot, path: Path) -> None:
     """Write the network's weights alone, float32 under canonical names, whole or not at all."""
-    weights = {name: _on_disk(tensor) for name, tensor in state.network.state_dict().items()}
-    _write(weights, path, {}).replace(path)
+    _write(_under(NETWORK, taken.tensors), path, {}).replace(path)
     _flush(path.parent)
 
 
@@ -92,10 +109,10 @@ def forget_previous(folder: Path) -> None:
     (folder / PREVIOUS).unlink(missing_ok=True)
 
 
-def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> Path:
+def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> Path:
     """Write a file under a temporary name and return that."""
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, header)
+    save_file(dict(tensors), partial, header)
     _flush(partial)
     return partial
 
@@ -152,9 +169,7 @@ def restore(state: TrainingState, record: CheckpointRecord, tensors: Mapping[str
             "the checkpoint belongs to another network than the plan's; start the training anew"
         )
     state.network.load_state_dict(found)
-    parameters = dict(state.network.named_parameters())
-    for name, momentum in _under(MOMENTUM, tensors).items():
-        state.optimizer.state[parameters[name]]["momentum_buffer"] = momentum.to(state.device)
+    restore_state(state.optimizer, state.network, tensors)
     if state.scaler is not None and record.scaler is not None:
         state.scaler.load_state_dict(record.scaler)
     state.epochs[:] = record.epochs
@@ -166,18 +181,15 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    """Return weights and momentum by name; a weight that was never updated has no momentum."""
-    tensors = {NETWORK + name: _on_disk(tensor) for name, tensor in state.network.state_dict().items()}
-    for name, parameter in state.network.named_parameters():
-        momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[MOMENTUM + name] = _on_disk(momentum)
-    return tensors
+    """Return copies of all weights, and of what the optimizer keeps for them, by name."""
+    weights = {NETWORK + name: tensor for name, tensor in state.network.state_dict().items()}
+    kept = dict(named_state(state.optimizer, state.network))
+    return {name: _copied(tensor) for name, tensor in (weights | kept).items()}
 
 
-def _on_disk(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is written."""
-    return tensor.detach().cpu().contiguous()
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is written, in memory of its own."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:

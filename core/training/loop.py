@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,34 +13,34 @@ from torch import Tensor
 
 from core.domain.dataset import CaseId
 from core.domain.labels import LabelSet
-from core.domain.model import EPOCHS_FILE, FOLD_FILE, WEIGHTS_FILE, FoldRecord, PrecisionName
+from core.domain.model import FOLD_FILE, WEIGHTS_FILE, FoldRecord, PrecisionName
 from core.domain.plan import Configuration
 from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
 from core.io.case_store import PreprocessedCase
-from core.network.device import choose_device, choose_precision, is_possible
+from core.network.device import choose_device, choose_precision, computing, is_out_of_memory, is_possible
 from core.network.unet import build_network
 from core.training import checkpoint
-from core.training.loss import Loss, segmentation_loss
+from core.training.course import best_epoch, has_ended, smoothed
+from core.training.loss import Loss, LossSetup, make_loss
+from core.training.optimizer import set_learning_rate
 from core.training.patches import Batch, batches
+from core.training.ranks import ALONE, Ranks
 from core.training.samples import SamplingSetup
+from core.training.saving import Saver, write_epochs
 from core.training.schedule import learning_rate
 from core.training.step import (
     TrainingState,
     Validation,
     make_training_state,
-    set_learning_rate,
     train_step,
     validate,
 )
 from core.training.targets import deep_supervision_scales
 
 log = logging.getLogger(__name__)
-
-SMOOTHING = 0.9
-"""Share of the previous value in the moving average of pseudo Dice. Source: engine specification B 1.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,12 @@ class FoldSetup:
     precision: PrecisionName | Literal["auto"] = "auto"
     """Number format of the network; auto takes the device's best."""
 
+    ranks: Ranks = ALONE
+    """The processes that train the fold together; all of them read the same files."""
+
+    goes_further: bool = False
+    """Whether a training that was begun may be given more epochs than it was begun with."""
+
 
 def train_fold(setup: FoldSetup, observer: Observer) -> FoldRecord:
     """Train until the last epoch, saving a checkpoint after each, then write the weights.
@@ -88,21 +94,35 @@ def train_fold(setup: FoldSetup, observer: Observer) -> FoldRecord:
     Source:
         Engine specification B 1.3.
     """
-    setup.folder.mkdir(parents=True, exist_ok=True)
+    first = setup.ranks.is_first
+    if first:
+        setup.folder.mkdir(parents=True, exist_ok=True)
+    settings = setup.settings
+    loss = make_loss(LossSetup(setup.labels, setup.configuration.batch_dice, settings, setup.ranks))
     state = _begin(setup)
-    _write_epochs(state, setup.folder)
+    if first and state.epochs:
+        write_epochs(state.epochs, setup.folder)
     for finished in state.epochs:
         observer.record_epoch(finished)
-    loss = segmentation_loss(setup.labels, batch_dice=setup.configuration.batch_dice)
-    with torch.backends.cudnn.flags(benchmark=True, deterministic=False):
-        while state.epoch < setup.settings.epochs:
-            record = _train_epoch(state, setup, loss, observer)
-            state.epochs.append(record)
-            checkpoint.save(state, setup.settings, setup.folder)
-            _write_epochs(state, setup.folder)
-            observer.record_epoch(record)
-    _report(observer, setup.settings, state.epoch, 0, _note(state, setup.settings))
+    saver = Saver(setup.folder, observer) if first else None
+    with saver or nullcontext(), computing(repeatable=settings.deterministic):
+        while not has_ended(state.epochs, settings):
+            state.epochs.append(_train_epoch(_Run(state, setup, loss, observer, saver)))
+            if saver is not None:
+                saver.save(checkpoint.snapshot(state, settings))
+    _report(observer, settings, settings.epochs, 0, _note(state, settings))
     return _finish(state, setup)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A training that is under way."""
+
+    state: TrainingState
+    setup: FoldSetup
+    loss: Loss
+    observer: Observer
+    saver: Saver | None
 
 
 def _begin(setup: FoldSetup) -> TrainingState:
@@ -124,7 +144,7 @@ def _begin(setup: FoldSetup) -> TrainingState:
         len(setup.labels.heads),
         seed=setup.settings.seed,
     )
-    state = make_training_state(network, setup.settings, precision, device)
+    state = make_training_state(network, setup.settings, precision, device, setup.ranks)
     if found is not None:
         record, tensors = found
         _require_same_settings(record.settings, setup)
@@ -141,37 +161,41 @@ def _require_same_settings(before: TrainingSettings, setup: FoldSetup) -> None:
         TrainingError: A setting differs; the sentence names each, with both values.
     """
     old, new = before.to_json(), setup.settings.to_json()
+    if setup.goes_further and setup.settings.epochs > before.epochs:
+        del old["epochs"]
     changes = [f"{name} {old[name]}, now {new[name]}" for name in old if old[name] != new[name]]
     if changes:
         raise TrainingError(
             f"{setup.folder.name} holds a training with other settings ({'; '.join(changes)}); "
-            "go on with those, or start anew in an empty folder"
+            "go on with those, continue with more epochs, or start anew in an empty folder"
         )
 
 
-def _train_epoch(state: TrainingState, setup: FoldSetup, loss: Loss, observer: Observer) -> EpochRecord:
+def _train_epoch(run: _Run) -> EpochRecord:
     """Train and validate for one epoch.
 
     Raises:
         CancelledError: The observer asked to stop.
         TrainingError: The loss is not finite any more.
     """
-    started = time.monotonic()
+    state, setup, started = run.state, run.setup, time.monotonic()
     settings = setup.settings
-    rate = learning_rate(state.epoch, settings.epochs, settings.initial_learning_rate)
-    set_learning_rate(state, rate)
+    rate = learning_rate(state.epoch, settings)
+    set_learning_rate(state.optimizer, rate)
     state.network.train()
-    with _drawn(state, setup, is_training=True) as training:
-        limit = settings.gradient_norm_limit
-        losses = [
-            train_step(state, batch, loss, limit) for batch in _watched(training, state, setup, observer)
-        ]
-    train_loss = _mean(losses, state)
-    validation = Validation(loss=None, pseudo_dice=(None,) * len(setup.labels.foreground_heads))
-    if setup.validation_cases:
-        with _drawn(state, setup, is_training=False) as validating:
-            seen = _watched(validating, state, setup, observer)
-            validation = validate(state, seen, loss, setup.labels)
+    try:
+        with _drawn(run, is_training=True) as training:
+            limit = settings.gradient_norm_limit
+            losses = [train_step(state, batch, run.loss, limit) for batch in _watched(training, run)]
+        train_loss = _mean(losses, state)
+        validation = Validation(loss=None, pseudo_dice=(None,) * len(setup.labels.foreground_heads))
+        if setup.validation_cases:
+            with _drawn(run, is_training=False) as validating:
+                validation = validate(state, _watched(validating, run), run.loss, setup.labels)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise TrainingError(_too_large(setup), epoch=state.epoch) from error
+        raise
     mean = validation.mean_pseudo_dice
     return EpochRecord(
         epoch=state.epoch,
@@ -183,17 +207,6 @@ def _train_epoch(state: TrainingState, setup: FoldSetup, loss: Loss, observer: O
         learning_rate=rate,
         seconds=time.monotonic() - started,
     )
-
-
-def smoothed(previous: float | None, new: float | None) -> float | None:
-    """Return the moving average of pseudo Dice; an epoch without a value leaves it as it was.
-
-    Source:
-        Engine specification B 1.10, Q3.
-    """
-    if previous is None or new is None:
-        return previous if new is None else new
-    return SMOOTHING * previous + (1 - SMOOTHING) * new
 
 
 def _mean(losses: Sequence[Tensor], state: TrainingState) -> float:
@@ -217,36 +230,48 @@ def _mean(losses: Sequence[Tensor], state: TrainingState) -> float:
     return finite.mean().item()
 
 
-def _drawn(
-    state: TrainingState, setup: FoldSetup, *, is_training: bool
-) -> closing[Generator[Batch, None, None]]:
+def _too_large(setup: FoldSetup) -> str:
+    """Say what to change where a batch does not fit into memory."""
+    configuration = setup.configuration
+    patch = " x ".join(map(str, configuration.patch_size))
+    return (
+        f"memory ran out while training on batches of {configuration.batch_size} patches of {patch} voxels; plan "
+        "with a smaller gpu_memory_gb, lower batch_size or patch_size in the plan, or end what else uses the device"
+    )
+
+
+def _drawn(run: _Run, *, is_training: bool) -> closing[Generator[Batch, None, None]]:
     """Return the batches of this epoch, in a context that ends their background thread."""
+    setup = run.setup
+    scales = deep_supervision_scales(setup.configuration.architecture)
     sampling = SamplingSetup(
         cases=setup.training_cases if is_training else setup.validation_cases,
         configuration=setup.configuration,
         labels=setup.labels,
         masked_channels=setup.configuration.use_mask_for_norm,
         settings=setup.settings,
-        deep_supervision_scales=deep_supervision_scales(setup.configuration.architecture),
+        deep_supervision_scales=scales if setup.settings.deep_supervision else scales[:1],
         is_training=is_training,
+        ranks=setup.ranks,
     )
-    return closing(batches(sampling, state.epoch, state.device))
+    return closing(batches(sampling, run.state.epoch, run.state.device))
 
 
-def _watched(
-    drawn: Iterator[Batch], state: TrainingState, setup: FoldSetup, observer: Observer
-) -> Iterator[Batch]:
+def _watched(drawn: Iterator[Batch], run: _Run) -> Iterator[Batch]:
     """Pass the batches of this epoch on, reporting each, and stop before the next one if asked to.
 
     Raises:
         CancelledError: The observer asked to stop.
     """
-    note = _note(state, setup.settings)
+    state, settings = run.state, run.setup.settings
+    note = _note(state, settings)
     for done, batch in enumerate(drawn):
-        if observer.stop_requested():
+        if run.saver is not None:
+            run.saver.settle()
+        if run.setup.ranks.agreed(flag=run.observer.stop_requested()):
             raise CancelledError(f"training stopped in epoch {state.epoch}", epoch=state.epoch)
-        iterations = done if state.network.training else setup.settings.iterations_per_epoch + done
-        _report(observer, setup.settings, state.epoch, iterations, note)
+        iterations = done if state.network.training else settings.iterations_per_epoch + done
+        _report(run.observer, settings, state.epoch, iterations, note)
         yield batch
 
 
@@ -267,13 +292,6 @@ def _note(state: TrainingState, settings: TrainingSettings) -> str:
     return f"{words}, loss {last.train_loss:.3f}{dice}"
 
 
-def _write_epochs(state: TrainingState, folder: Path) -> None:
-    """Write all finished epochs, one per line, so that each stands there once whatever was interrupted."""
-    partial = folder / f"{EPOCHS_FILE}.partial"
-    partial.write_text("".join(f"{record.model_dump_json()}\n" for record in state.epochs))
-    partial.replace(folder / EPOCHS_FILE)
-
-
 def _finish(state: TrainingState, setup: FoldSetup) -> FoldRecord:
     """Write the weights and what is known of them; the last checkpoint stays, its predecessor goes."""
     record = FoldRecord(
@@ -284,8 +302,12 @@ def _finish(state: TrainingState, setup: FoldSetup) -> FoldRecord:
         device=state.device.type,
         torch_version=str(torch.__version__),
         smoothed_pseudo_dice=state.epochs[-1].smoothed_pseudo_dice,
+        epochs=state.epoch,
+        best_epoch=best_epoch(state.epochs),
     )
-    checkpoint.save_weights(state, setup.folder / WEIGHTS_FILE)
+    if not setup.ranks.is_first:
+        return record
+    checkpoint.save_weights(checkpoint.snapshot(state, setup.settings), setup.folder / WEIGHTS_FILE)
     write_json(setup.folder / FOLD_FILE, record.to_json())
     checkpoint.forget_previous(setup.folder)
     log.info("training ends", extra={"epochs": state.epoch, "pseudo_dice": record.smoothed_pseudo_dice})

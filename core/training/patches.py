@@ -87,7 +87,7 @@ def _made_on_gpu(
 
 def make_batch(setup: SamplingSetup, key: tuple[int, int], device: torch.device) -> Batch:
     """Make the batch of one (epoch, iteration)."""
-    samples = draw_batch(setup, key)
+    samples = draw_batch(setup, key)[setup.ranks.share(setup.configuration.batch_size)]
     patches = [_patch(setup, sample, device) for sample in samples]
     voxels_bczyx = torch.stack([voxels_czyx for voxels_czyx, _ in patches])
     labels_blzyx = torch.stack([labels_lzyx for _, labels_lzyx in patches])

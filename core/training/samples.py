@@ -16,6 +16,7 @@ from core.training.augmentations import AUGMENTATIONS, NONE, Augmentation
 from core.training.parameters import AugmentationParameters
 from core.training.positions import draw_centre, draw_start, forced_from, start_bounds
 from core.training.previous import PreviousParameters, draw_previous
+from core.training.ranks import ALONE, Ranks
 from core.training.spatial import PatchGeometry
 from core.training.targets import Scales
 
@@ -40,6 +41,9 @@ class SamplingSetup:
 
     is_training: bool
     """Whether patches are augmented; the batches of validation are drawn by the same rules."""
+
+    ranks: Ranks = ALONE
+    """The processes that share a batch; all of them draw the whole of it, and each makes its share."""
 
     @property
     def augmentation(self) -> Augmentation:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
@@ -13,7 +13,9 @@ from core.domain.training import EpochRecord, TrainingSettings
 from core.network.device import autocast
 from core.network.unet import UNet
 from core.training.loss import Loss, deeply_supervised
+from core.training.optimizer import make_optimizer
 from core.training.patches import Batch
+from core.training.ranks import ALONE, Ranks
 
 REGION_THRESHOLD = 0.5
 """A voxel belongs to a region whose probability is higher. Source: engine specification B 1.10."""
@@ -24,11 +26,14 @@ class TrainingState:
     """A network, what optimises it, and how it came along; the one thing that training changes."""
 
     network: UNet
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
     """Keeps gradients within float16's range; None in other formats."""
     precision: PrecisionName
     device: torch.device
+    model: nn.Module
+    """The network, or what wraps it so that several processes train it together."""
+    ranks: Ranks = ALONE
     epochs: list[EpochRecord] = field(default_factory=list)
     """The finished ones."""
 
@@ -39,30 +44,18 @@ class TrainingState:
 
 
 def make_training_state(
-    network: UNet, settings: TrainingSettings, precision: PrecisionName, device: torch.device
+    network: UNet,
+    settings: TrainingSettings,
+    precision: PrecisionName,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
-    """Put a network on its device and give it an optimiser.
-
-    Source:
-        Engine specification B 1.1: SGD with Nesterov momentum, weight decay on all parameters.
-    """
+    """Put a network on its device and give it an optimizer; with several processes, join them."""
     network.to(device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        settings.initial_learning_rate,
-        settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=True,
-        fused=device.type in {"cpu", "cuda"},
-    )
+    network.deep_supervision = settings.deep_supervision
+    optimizer = make_optimizer(network, settings, device)
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
-    return TrainingState(network, optimizer, scaler, precision, device)
-
-
-def set_learning_rate(state: TrainingState, rate: float) -> None:
-    """Set the learning rate of the steps to come."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    return TrainingState(network, optimizer, scaler, precision, device, ranks.joined(network), ranks)
 
 
 def train_step(state: TrainingState, batch: Batch, loss: Loss, gradient_norm_limit: float) -> Tensor:
@@ -84,7 +77,7 @@ def train_step(state: TrainingState, batch: Batch, loss: Loss, gradient_norm_lim
     """
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
     optimizer.zero_grad(set_to_none=True)
-    value = _loss(state, batch, loss)[0]
+    value = _loss(state, state.model, batch, loss)[0]
     if scaler is None:
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), gradient_norm_limit)
@@ -98,10 +91,10 @@ def train_step(state: TrainingState, batch: Batch, loss: Loss, gradient_norm_lim
     return value.detach()
 
 
-def _loss(state: TrainingState, batch: Batch, loss: Loss) -> tuple[Tensor, Tensor]:
+def _loss(state: TrainingState, model: nn.Module, batch: Batch, loss: Loss) -> tuple[Tensor, Tensor]:
     """Return the deeply supervised loss and the logits of the highest resolution."""
     with autocast(state.precision, state.device):
-        logits = state.network(batch.voxels_bczyx)
+        logits = model(batch.voxels_bczyx)
     outputs: Sequence[Tensor] = logits if isinstance(logits, tuple) else (logits,)
     return deeply_supervised(loss, outputs, batch.targets), outputs[0]
 
@@ -138,12 +131,12 @@ def validate(state: TrainingState, batches: Iterable[Batch], loss: Loss, labels:
     values, counts = [], []
     with torch.no_grad():
         for batch in batches:
-            value, logits_bkzyx = _loss(state, batch, loss)
+            value, logits_bkzyx = _loss(state, state.network, batch, loss)
             values.append(value)
             counts.append(overlap(logits_bkzyx, batch.targets[0], labels))
     state.network.train()
     mean_loss = torch.stack(values).mean().item()
-    hits, wrong, missed = torch.stack(counts).sum(0).tolist()
+    hits, wrong, missed = state.ranks.total(torch.stack(counts).sum(0)).tolist()
     return Validation(mean_loss if math.isfinite(mean_loss) else None, tuple(map(_dice, hits, wrong, missed)))
 
 

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from core.errors import CancelledError, TrainingError
 from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import Geometry
 from core.training import checkpoint
-from core.training.loop import FoldSetup, smoothed, train_fold
+from core.training.course import smoothed
+from core.training.loop import FoldSetup, train_fold
 from tests.factories import voxels_of
 
 LABELS = label_set({"background": 0, "ball": 1}, None)
@@ -78,14 +80,14 @@ def ball(seed: int) -> PreprocessedCase:
     )
 
 
-def setup_in(folder: Path, *, epochs: int = 3) -> FoldSetup:
+def setup_in(folder: Path, *, epochs: int = 3, **chosen: Any) -> FoldSetup:
     return FoldSetup(
         training_cases={"a": ball(0), "b": ball(1)},
         validation_cases={"c": ball(2)},
         configuration=CONFIGURATION,
         labels=LABELS,
         settings=TrainingSettings(
-            epochs=epochs, iterations_per_epoch=4, validation_iterations_per_epoch=2, seed=5
+            epochs=epochs, iterations_per_epoch=4, validation_iterations_per_epoch=2, seed=5, **chosen
         ),
         folder=folder,
         device="cpu",
@@ -140,6 +142,7 @@ def test_a_training_leaves_weights_records_and_a_checkpoint(tmp_path: Path) -> N
         "epochs.jsonl",
         "fold.json",
         "weights.safetensors",
+        "weights_best.safetensors",
     ]
     assert FoldRecord.model_validate_json((tmp_path / "fold.json").read_text()) == record
     assert record.training_cases == ("a", "b")
@@ -164,11 +167,25 @@ def test_progress_counts_iterations_over_all_epochs(tmp_path: Path) -> None:
     assert "pseudo Dice" in listener.progress[-1].note
 
 
-@pytest.mark.parametrize("stopped_after", [3, 5, 6, 15])
-def test_a_resumed_training_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, stopped_after: int) -> None:
+CHOICES: list[dict[str, Any]] = [
+    {},
+    {"deterministic": True},
+    {"optimizer": "adamw", "initial_learning_rate": 1e-3, "schedule": "cosine", "warmup_epochs": 1},
+    {"optimizer": "adam", "loss": "dice_topk", "deep_supervision": False, "augmentation": "strong"},
+]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "stopped_after"),
+    [(CHOICES[0], after) for after in (-1, 3, 5, 6, 11, 15, 16)]
+    + [(chosen, after) for chosen in CHOICES[1:] for after in (0, 6, 15)],
+)
+def test_a_training_stopped_anywhere_and_continued_ends_bit_equal_to_an_unbroken_one(
+    tmp_path: Path, chosen: dict[str, Any], stopped_after: int
+) -> None:
     unbroken = Listener()
-    train_fold(setup_in(tmp_path / "unbroken"), unbroken)
-    broken = setup_in(tmp_path / "broken")
+    train_fold(setup_in(tmp_path / "unbroken", **chosen), unbroken)
+    broken = setup_in(tmp_path / "broken", **chosen)
 
     with pytest.raises(CancelledError):
         train_fold(broken, Listener(stops=lambda done: done >= stopped_after))
@@ -235,6 +252,72 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"epochs 1, now 2"):
         train_fold(setup_in(tmp_path, epochs=2), Listener())
+
+
+def test_a_finished_training_goes_on_with_more_epochs_if_that_is_asked_for(tmp_path: Path) -> None:
+    train_fold(setup_in(tmp_path, epochs=2), Listener())
+    listener = Listener()
+
+    record = train_fold(replace(setup_in(tmp_path, epochs=4), goes_further=True), listener)
+
+    assert [epoch.epoch for epoch in listener.epochs] == [0, 1, 2, 3]
+    assert record.epochs == record.settings.epochs == 4
+    assert listener.epochs[2].learning_rate == pytest.approx(0.01 * 0.5**0.9)
+
+
+def test_more_epochs_are_all_that_may_change_on_the_way(tmp_path: Path) -> None:
+    train_fold(setup_in(tmp_path, epochs=2), Listener())
+
+    for chosen in ({"epochs": 1}, {"epochs": 3, "momentum": 0.9}):
+        with pytest.raises(TrainingError, match="holds a training with other settings"):
+            train_fold(replace(setup_in(tmp_path, **chosen), goes_further=True), Listener())
+
+
+def test_a_training_that_gets_no_better_stops_early_and_keeps_its_best_weights(tmp_path: Path) -> None:
+    listener = Listener()
+    chosen: dict[str, Any] = {"initial_learning_rate": 1e-12, "early_stop_epochs": 2}
+
+    record = train_fold(setup_in(tmp_path, epochs=50, **chosen), listener)
+
+    smooth = [epoch.smoothed_pseudo_dice or 0 for epoch in listener.epochs]
+    assert record.epochs == len(listener.epochs) < 50
+    assert record.best_epoch == smooth.index(max(smooth)) == len(smooth) - 3
+    assert listener.progress[-1].done == listener.progress[-1].total
+    assert (tmp_path / "weights_best.safetensors").exists()
+    again = Listener()
+    assert train_fold(setup_in(tmp_path, epochs=50, **chosen), again) == record
+
+
+def test_where_memory_runs_out_the_sentence_says_what_to_change(tmp_path: Path) -> None:
+    huge = CONFIGURATION.model_copy(update={"patch_size": (2**17, 2**17, 2**17)})
+
+    with pytest.raises(TrainingError, match=r"memory ran out .* 131072 voxels; plan with a smaller"):
+        train_fold(replace(setup_in(tmp_path), configuration=huge), Listener())
+
+
+def test_an_epoch_is_told_of_once_its_checkpoint_is_on_disk(tmp_path: Path) -> None:
+    seen = []
+
+    class Looking(Listener):
+        def record_epoch(self, epoch: EpochRecord) -> None:
+            found = checkpoint.find(tmp_path)
+            seen.append((epoch.epoch, 0 if found is None else found[1]))
+
+    train_fold(setup_in(tmp_path), Looking())
+
+    assert seen == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        train_fold(setup_in(tmp_path), Listener())
 
 
 def test_another_network_does_not_go_on(tmp_path: Path) -> None:

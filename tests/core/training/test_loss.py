@@ -11,12 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.domain.labels import LabelSet, label_set
+from core.domain.training import TrainingSettings
+from core.errors import TrainingError, UnknownNameError
+from core.training.dice_ce import Rules, label_terms, region_terms
 from core.training.loss import (
+    LOSSES,
+    Loss,
+    LossSetup,
     deep_supervision_weights,
     deeply_supervised,
-    label_terms,
-    region_terms,
-    segmentation_loss,
+    make_loss,
 )
 
 GOLDENS = Path(__file__).resolve().parents[3] / "../shared/goldens/losses_goldens"
@@ -35,6 +39,10 @@ def regions_of(count: int, *, ignore: bool = False) -> LabelSet:
     values |= {f"region {i}": tuple(range(i, count + 2)) for i in range(1, count + 1)}
     order = range(1, count + 1)
     return label_set(values | ({"ignore": count + 2} if ignore else {}), tuple(order))
+
+
+def loss_of(labels: LabelSet, *, batch_dice: bool, **chosen: Any) -> Loss:
+    return make_loss(LossSetup(labels, batch_dice, TrainingSettings(**chosen)))
 
 
 def vector_logits() -> Tensor:
@@ -74,17 +82,15 @@ def test_reference_vectors(
 ) -> None:
     logits = vector_logits()[:, : len(labels.heads)]
 
-    assert segmentation_loss(labels, batch_dice=False)(logits, target).item() == pytest.approx(
-        per_sample, abs=1e-6
-    )
+    assert loss_of(labels, batch_dice=False)(logits, target).item() == pytest.approx(per_sample, abs=1e-6)
     if per_batch is not None:
-        assert segmentation_loss(labels, batch_dice=True)(logits, target).item() == pytest.approx(
-            per_batch, abs=1e-6
-        )
+        assert loss_of(labels, batch_dice=True)(logits, target).item() == pytest.approx(per_batch, abs=1e-6)
 
 
 def test_parts_of_the_first_reference_vector() -> None:
-    cross_entropy, dice, _ = label_terms(vector_logits(), vector_labels(), ignore=None, batch_dice=False)
+    cross_entropy, dice, _ = label_terms(
+        vector_logits(), vector_labels(), ignore=None, rules=Rules(batch_dice=False)
+    )
 
     assert cross_entropy.item() == pytest.approx(1.33504903, abs=1e-6)
     assert dice.item() == pytest.approx(-0.31489837, abs=1e-6)
@@ -142,7 +148,7 @@ def test_value_and_gradient_equal_those_of_the_plain_formulas(
         labels = labels_of(classes, ignore=has_ignore)
         expected = naive_label_loss(exact, target, labels.ignore, batch_dice=batch_dice)
 
-    value = segmentation_loss(labels, batch_dice=batch_dice)(logits, target)
+    value = loss_of(labels, batch_dice=batch_dice)(logits, target)
     (gradient,) = torch.autograd.grad(3 * value, logits)
 
     assert value.item() == pytest.approx(expected.item(), abs=2e-6)
@@ -155,7 +161,7 @@ def test_half_precision_logits_get_gradients_that_survive_the_scaling() -> None:
     logits = torch.zeros(1, 3, 64, 64, 64, dtype=torch.float16, requires_grad=True)
     target = torch.zeros(1, 1, 64, 64, 64, dtype=torch.int16)
 
-    loss = segmentation_loss(labels_of(3), batch_dice=False)(logits, target)
+    loss = loss_of(labels_of(3), batch_dice=False)(logits, target)
     (gradient,) = torch.autograd.grad(65536 * loss, logits)
 
     assert gradient.dtype == torch.float16
@@ -165,10 +171,71 @@ def test_half_precision_logits_get_gradients_that_survive_the_scaling() -> None:
 def test_a_perfect_prediction_reaches_minus_one_and_all_ignored_does_not_fail() -> None:
     target = torch.randint(0, 3, (2, 1, 8, 8))
     perfect = 100.0 * functional.one_hot(target[:, 0], 3).movedim(-1, 1)
-    loss = segmentation_loss(labels_of(3, ignore=True), batch_dice=False)
+    loss = loss_of(labels_of(3, ignore=True), batch_dice=False)
 
     assert loss(perfect, target).item() == pytest.approx(-1, abs=1e-5)
     assert loss(perfect, torch.full_like(target, 3)).item() == pytest.approx(-1, abs=1e-5)
+
+
+def made(seed: int, *, has_regions: bool, has_ignore: bool) -> tuple[LabelSet, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, 4, 5, 6, generator=generator)
+    if has_regions:
+        target = torch.rand(2, 3 + has_ignore, 4, 5, 6, generator=generator) > 0.6
+        return regions_of(3, ignore=has_ignore), logits, target
+    target = torch.randint(0, 3 + has_ignore, (2, 1, 4, 5, 6), generator=generator)
+    return labels_of(3, ignore=has_ignore), logits, target
+
+
+@pytest.mark.parametrize("has_ignore", [False, True])
+@pytest.mark.parametrize("has_regions", [False, True])
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_dice_and_cross_entropy_add_up_to_the_loss_of_both(
+    *, has_regions: bool, has_ignore: bool, batch_dice: bool
+) -> None:
+    labels, logits, target = made(0, has_regions=has_regions, has_ignore=has_ignore)
+    values = {}
+    for name in ("dice_ce", "ce", "dice"):
+        own = logits.clone().requires_grad_()
+        value = loss_of(labels, batch_dice=batch_dice, loss=name)(own, target)
+        values[name] = (value.detach(), torch.autograd.grad(value, own)[0])
+
+    torch.testing.assert_close(values["ce"][0] + values["dice"][0], values["dice_ce"][0], atol=2e-6, rtol=0)
+    torch.testing.assert_close(values["ce"][1] + values["dice"][1], values["dice_ce"][1], atol=1e-7, rtol=0)
+
+
+def test_the_hardest_tenth_of_the_voxels_counts_and_ignored_ones_are_the_easiest() -> None:
+    labels, logits, target = made(1, has_regions=False, has_ignore=True)
+    entropy = functional.cross_entropy(logits, target[:, 0].clamp(max=2), reduction="none")
+    entropy = (entropy * (target[:, 0] != 3)).flatten()
+    hardest = entropy.sort(descending=True).values[: entropy.numel() // 10].mean()
+    dice = loss_of(labels, batch_dice=False, loss="dice")(logits, target)
+
+    assert loss_of(labels, batch_dice=False, loss="topk")(logits, target).item() == pytest.approx(
+        hardest.item()
+    )
+    both = loss_of(labels, batch_dice=False, loss="dice_topk")(logits, target)
+    assert both.item() == pytest.approx((hardest + dice).item())
+
+
+def test_smoothed_labels_and_dice_without_smoothing() -> None:
+    labels, logits, target = made(2, has_regions=False, has_ignore=False)
+    expected = functional.cross_entropy(logits, target[:, 0], label_smoothing=0.1)
+    value = loss_of(labels, batch_dice=False, loss="ce", label_smoothing=0.1)(logits, target)
+    assert value.item() == pytest.approx(expected.item())
+
+    nowhere = torch.zeros_like(target)
+    assert loss_of(labels, batch_dice=False, loss="dice")(logits, nowhere).item() < 0
+    assert loss_of(labels, batch_dice=False, loss="dice", dice_smoothing=0)(logits, nowhere).item() == 0
+
+
+def test_a_loss_that_does_not_exist_or_does_not_suit_regions_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="no loss named 'focal'; choose one of: ce, dice, dice_ce"):
+        loss_of(labels_of(2), batch_dice=False, loss="focal")
+    for name in ("topk", "dice_topk"):
+        with pytest.raises(TrainingError, match="the dataset declares regions; choose"):
+            loss_of(regions_of(2), batch_dice=False, loss=name)
+    assert "dice_ce" in LOSSES
 
 
 def test_deep_supervision_weights_of_the_specification() -> None:
@@ -203,9 +270,9 @@ def test_loss_equals_the_recorded_one(record: dict[str, Any]) -> None:
     batch_dice = record["batch_dice"]
     if record["loss"] == "DC_and_BCE_loss":
         has_ignore = target.shape[1] > logits.shape[1]
-        terms = region_terms(logits, target, has_ignore=has_ignore, batch_dice=batch_dice)
+        terms = region_terms(logits, target, has_ignore=has_ignore, rules=Rules(batch_dice=batch_dice))
     else:
-        terms = label_terms(logits, target, ignore=record["ignore_label"], batch_dice=batch_dice)
+        terms = label_terms(logits, target, ignore=record["ignore_label"], rules=Rules(batch_dice=batch_dice))
 
     cross_entropy, dice, ours = terms
 

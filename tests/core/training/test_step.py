@@ -15,14 +15,14 @@ from core.domain.plan import Architecture, Plan
 from core.domain.training import TrainingSettings
 from core.network.unet import build_network
 from core.network.weights import canonical
-from core.training.loss import segmentation_loss
+from core.training.dice_ce import Rules, fused_loss
+from core.training.optimizer import set_learning_rate
 from core.training.patches import Batch
 from core.training.step import (
     TrainingState,
     Validation,
     make_training_state,
     overlap,
-    set_learning_rate,
     train_step,
     validate,
 )
@@ -92,7 +92,7 @@ def stripes() -> Batch:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_few_steps_learn_and_validation_sees_it(precision: PrecisionName) -> None:
-    state, loss = small_state(precision=precision), segmentation_loss(LABELS, batch_dice=False)
+    state, loss = small_state(precision=precision), fused_loss(LABELS, Rules(batch_dice=False))
     before = validate(state, [stripes()], loss, LABELS)
 
     losses = [train_step(state, stripes(), loss, 12.0).item() for _ in range(30)]
@@ -107,7 +107,7 @@ def test_a_few_steps_learn_and_validation_sees_it(precision: PrecisionName) -> N
 
 
 def test_validation_changes_nothing() -> None:
-    state, loss = small_state(), segmentation_loss(LABELS, batch_dice=True)
+    state, loss = small_state(), fused_loss(LABELS, Rules(batch_dice=True))
     before = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
 
     validate(state, [stripes()], loss, LABELS)
@@ -117,7 +117,7 @@ def test_validation_changes_nothing() -> None:
 
 
 def test_long_gradients_are_shortened() -> None:
-    state, loss = small_state(), segmentation_loss(LABELS, batch_dice=False)
+    state, loss = small_state(), fused_loss(LABELS, Rules(batch_dice=False))
 
     train_step(state, stripes(), loss, 1e-3)
 
@@ -126,7 +126,7 @@ def test_long_gradients_are_shortened() -> None:
 
 
 def test_the_head_without_weight_stays_as_it_was() -> None:
-    state, loss = small_state(), segmentation_loss(LABELS, batch_dice=False)
+    state, loss = small_state(), fused_loss(LABELS, Rules(batch_dice=False))
     coarsest = state.network.get_parameter("decoder.seg_layers.0.weight").clone()
 
     train_step(state, stripes(), loss, 12.0)
@@ -149,11 +149,11 @@ def test_steps_equal_the_recorded_ones(name: str) -> None:
     network = build_network(configuration.architecture, len(description.channels), len(labels.heads))
     network.load_state_dict(weights(arrays, "sd_before/"))
     state = make_training_state(network, TrainingSettings(), "fp32", CPU)
-    loss = segmentation_loss(labels, batch_dice=configuration.batch_dice)
+    loss = fused_loss(labels, Rules(batch_dice=configuration.batch_dice))
 
     losses = []
     for index, rate in enumerate(recorded["lr"]):
-        set_learning_rate(state, rate)
+        set_learning_rate(state.optimizer, rate)
         losses.append(train_step(state, batch(arrays, index), loss, recorded["grad_clip"]).item())
 
     of_losses = max(abs(ours - theirs) for ours, theirs in zip(losses, recorded["losses"], strict=True))

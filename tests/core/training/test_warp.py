@@ -206,3 +206,29 @@ def test_two_label_maps_of_a_patch_move_together() -> None:
 
     for map_zyx, voted_zyx in zip(both, voted, strict=True):
         assert torch.equal(transformed(nothing, map_zyx[None], geometry, spatial)[1][0], voted_zyx)
+
+
+# Recorded from the reference.
+STRETCHED = [
+    [0.3257, 6.3143, 4.2718, 2.2582, 1.2261],
+    [5.561, 10.1784, 8.1359, 6.0934, 4.0511],
+    [13.5677, 14.0425, 12.0, 9.9575, 6.4708],
+    [19.949, 17.9066, 15.8641, 13.8216, 4.8774],
+    [7.5185, 21.4864, 19.7282, 17.6857, 0.5128],
+]
+STRETCHED_STRIPES = [
+    [-1, 1, 1, 1, -1],
+    [-1, 0, 1, 1, 1],
+    [0, 0, 0, 1, 1],
+    [0, 0, 0, 0, -1],
+    [-1, 0, 0, 0, -1],
+]
+
+
+def test_a_turn_with_a_scale_of_its_own_for_each_axis_is_that_of_the_reference() -> None:
+    spatial = SpatialParameters(angles=(radians(30),), scale=(0.8, 1.25))
+
+    voxels, labels = moved(RAMP_5, STRIPES_5, plane(5, 5), spatial)
+
+    torch.testing.assert_close(voxels[0, 0], torch.tensor(STRETCHED), atol=1e-4, rtol=0)
+    assert labels[0].tolist() == STRETCHED_STRIPES
