@@ -20,6 +20,11 @@ ConfigurationName = str
 
 
 Count = Annotated[StrictInt, Field(ge=1)]
+Voxels = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
+"""Along an axis of a patch or kernel."""
+Features = Annotated[StrictInt, Field(ge=1, le=65_536)]
+Repeats = Annotated[StrictInt, Field(ge=1, le=1000)]
+"""Of stages, and of blocks in one; all of these limits are far beyond what a machine can train."""
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -34,15 +39,6 @@ class PlanMistake(NamedTuple):
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-class ResamplingArguments(SharedRecord):
-    """Keyword arguments of a resampling function, as the default one takes them."""
-
-    is_seg: bool = False
-    order: int = Field(default=3, ge=0, le=5)
-    order_z: int = Field(default=0, ge=0, le=5)
-    force_separate_z: bool | None = None
-
-
 class ArchitectureArguments(SharedRecord):
     """What a U-Net is built from; one entry per stage, highest resolution first.
 
@@ -50,16 +46,16 @@ class ArchitectureArguments(SharedRecord):
         Engine specification A 1.7 and A 7.
     """
 
-    n_stages: Count
-    features_per_stage: tuple[Count, ...]
+    n_stages: Repeats
+    features_per_stage: tuple[Features, ...]
     conv_op: str
-    kernel_sizes: tuple[tuple[Count, ...], ...]
-    strides: tuple[tuple[Count, ...], ...]
-    n_conv_per_stage: tuple[Count, ...] | None = None
+    kernel_sizes: tuple[tuple[Voxels, ...], ...]
+    strides: tuple[tuple[Voxels, ...], ...]
+    n_conv_per_stage: tuple[Repeats, ...] | None = None
     """Convolutions per encoder stage of the plain network."""
-    n_blocks_per_stage: tuple[Count, ...] | None = None
+    n_blocks_per_stage: tuple[Repeats, ...] | None = None
     """Residual blocks per encoder stage of the residual network."""
-    n_conv_per_stage_decoder: tuple[Count, ...]
+    n_conv_per_stage_decoder: tuple[Repeats, ...]
     conv_bias: StrictBool = True
     norm_op: str | None = None
     norm_op_kwargs: dict[str, Any] | None = None
@@ -87,7 +83,7 @@ class Configuration(SharedRecord):
     data_identifier: str = ""
     preprocessor_name: str = "DefaultPreprocessor"
     batch_size: Count = 2
-    patch_size: tuple[Count, ...] = Field(min_length=2, max_length=3)
+    patch_size: tuple[Voxels, ...] = Field(min_length=2, max_length=3)
     """Voxels that the network sees, two for a 2D network, in transposed order."""
     median_image_size_in_voxels: tuple[int, ...] | tuple[float, ...] = ()
     spacing: tuple[Millimetres, ...] = Field(min_length=2, max_length=3)

@@ -18,7 +18,8 @@ from core.domain.model import (
     PredictionOptions,
     fold_name,
 )
-from core.domain.plan import Configuration, ConfigurationName, Plan
+from core.domain.plan import Configuration, ConfigurationName, Plan, PlanMistake, plan_error
+from core.domain.plan_check import configuration_mistakes, transposition_mistakes
 from core.domain.training import Fold
 from core.errors import ModelError
 from core.inference.sliding_window import TileNetwork
@@ -76,6 +77,7 @@ def load_model(folder: Path, options: PredictionOptions) -> LoadedModel:
     plan = Plan.parse(_read(folder, "plans.json"))
     description = DatasetDescription.parse(_read(folder, "dataset.json"))
     configuration = plan.configuration(record.configuration)
+    _require_sound(plan, record.configuration, description)
     _require_fit(record, configuration)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -111,6 +113,21 @@ def _read(folder: Path, name: str) -> bytes:
         raise ModelError(
             f"the trained model has no readable {name}; train or import it again", file=name
         ) from error
+
+
+def _require_sound(plan: Plan, name: ConfigurationName, description: DatasetDescription) -> None:
+    """Refuse a plan that was edited or damaged, as far as prediction depends on it.
+
+    Raises:
+        PlanError: Something contradicts something; every mistake is named.
+    """
+    found = configuration_mistakes(
+        plan.configuration(name), plan.foreground_intensity_properties_per_channel, description.channels
+    )
+    within = [PlanMistake(f"configurations.{name}.{mistake.where}", mistake.message) for mistake in found]
+    mistakes = [*transposition_mistakes(plan.transpose_forward, plan.transpose_backward), *within]
+    if mistakes:
+        raise plan_error(mistakes)
 
 
 def _require_fit(record: ModelRecord, configuration: Configuration) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from core.domain.geometry import Shape, Spacing
-from core.io.image import FloatArray, LabelArray
-from core.preprocessing.arguments import (
+from core.domain.resampling import (
     ANISOTROPY_RATIO,
     SimpleTensorArguments,
     SplineArguments,
     TensorArguments,
     checked,
 )
+from core.io.image import FloatArray, LabelArray
 from core.preprocessing.operators import (
     COPYING,
     LINEAR,

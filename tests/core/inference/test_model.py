@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from core.domain.model import ModelRecord, PredictionOptions
-from core.errors import ModelError
+from core.errors import ModelError, PlanError
 from core.inference.model import load_model, tile_network
 
 CPU = PredictionOptions(device="cpu", precision="fp32")
@@ -84,6 +86,47 @@ def test_damaged_weights_are_refused(model_folder: Path) -> None:
     (model_folder / "fold_1/weights.safetensors").write_bytes(b"no tensors")
 
     with pytest.raises(ModelError, match=r"fold_1/weights\.safetensors cannot be read"):
+        load_model(model_folder, CPU)
+
+
+def edited(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the configuration that the model predicts with."""
+    values = json.loads((folder / "plans.json").read_text())
+    edit(values["configurations"]["3d_fullres"])
+    (folder / "plans.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda c: c.update(spacing=[1.0, 1.0]), "3d_fullres.spacing: has 2 entries"),
+        (lambda c: c.update(normalization_schemes=["ZScoreNormalization"]), "the dataset has 2 channels"),
+        (lambda c: c.update(normalization_schemes=["CTNormalization"] * 2), "channel 0 has CTNormalization"),
+        (lambda c: c.update(use_mask_for_norm=[]), "use_mask_for_norm: has 0 entries"),
+        (lambda c: c.update(resampling_fn_probabilities="zoom"), "no resampling function named 'zoom'"),
+        (lambda c: c.update(resampling_fn_probabilities_kwargs={"order": "x"}), "probabilities_kwargs.order"),
+        (lambda c: c.update(patch_size=[8, 8, 7]), "patch_size.2: 7 must be a multiple of 2"),
+        (lambda c: c["architecture"]["arch_kwargs"].update(strides=[[1, 1, 1]]), "strides: has 1 entries"),
+        (lambda c: c["architecture"]["arch_kwargs"].update(conv_op="Conv2d"), "Conv2d is for 2 axes"),
+        (lambda c: c["architecture"]["arch_kwargs"]["norm_op_kwargs"].update(eps=[]), "norm_op_kwargs.eps"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused_before_any_image(
+    model_folder: Path, edit: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edited(model_folder, edit)
+
+    with pytest.raises(PlanError) as raised:
+        load_model(model_folder, CPU)
+    assert raised.value.message.startswith("plans.json cannot be used: configurations.3d_fullres")
+    assert words in raised.value.message
+
+
+def test_axes_that_do_not_undo_each_other_are_refused(model_folder: Path) -> None:
+    values = json.loads((model_folder / "plans.json").read_text())
+    (model_folder / "plans.json").write_text(json.dumps(values | {"transpose_backward": [0, 1, 2]}))
+
+    with pytest.raises(PlanError, match="does not undo"):
         load_model(model_folder, CPU)
 
 

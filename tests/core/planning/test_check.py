@@ -12,7 +12,7 @@ from core.domain.plan import PlanMistake
 from core.errors import PlanError
 from core.planning.check import checked_plan, plan_mistakes
 from core.planning.presets import PRESETS
-from tests.planned import ACDC, AERIAL, BRATS, HIPPOCAMPUS, LIVER, plan
+from tests.planned import ACDC, AERIAL, BRATS, HIPPOCAMPUS, INTENSITIES, LIVER, plan
 
 Values = dict[str, Any]
 
@@ -91,6 +91,32 @@ EDITS: list[tuple[Callable[[Values], Any], str, str]] = [
         lambda v: arguments(v)["norm_op_kwargs"].update(affine=False),
         "architecture.arch_kwargs.norm_op_kwargs.affine",
         "true",
+    ),
+    (lambda v: arguments(v)["norm_op_kwargs"].update(eps="x"), "norm_op_kwargs.eps", "is 'x'"),
+    (lambda v: arguments(v)["nonlin_kwargs"].update(negative_slope=None), "negative_slope", "is None"),
+    (lambda v: arguments(v)["features_per_stage"].__setitem__(1, 60_000), "stage.1", "weights each"),
+    (lambda v: arguments(v)["features_per_stage"].__setitem__(1, 2**63), "stage.1", "less than or equal"),
+    (lambda v: arguments(v)["n_conv_per_stage"].__setitem__(1, 2**63), "stage.1", "less than or equal"),
+    (lambda v: full(v).update(patch_size=[80_000, 80_000, 8]), "patch_size", "5.12e.10 voxels"),
+    (
+        lambda v: full(v).update(resampling_fn_data="no_resampling_hack"),
+        "resampling_fn_seg",
+        "different grids",
+    ),
+    (
+        lambda v: full(v).update(resampling_fn_data_kwargs={"ordre": 3}),
+        "resampling_fn_data_kwargs.ordre",
+        "not permitted",
+    ),
+    (
+        lambda v: (
+            full(v).update(normalization_schemes=["CTNormalization"]),
+            v["foreground_intensity_properties_per_channel"].update(
+                {"0": INTENSITIES.to_json() | {"mean": float("nan")}}
+            ),
+        ),
+        "normalization_schemes",
+        "finite numbers",
     ),
     (lambda v: arguments(v)["kernel_sizes"].__setitem__(1, [2, 3, 3]), "kernel_sizes.1", "odd"),
     (lambda v: arguments(v)["kernel_sizes"].__setitem__(1, [3, 3]), "kernel_sizes.1", "has 2 entries"),

@@ -10,8 +10,8 @@ import pytest
 from core.domain.dataset import DatasetDescription
 from core.domain.geometry import permuted
 from core.domain.plan import Plan
+from core.domain.resampling import SplineArguments
 from core.io.readers import read_image, read_labels
-from core.preprocessing.arguments import SplineArguments
 from core.preprocessing.crop import crop_to_nonzero
 from core.preprocessing.pipeline import preprocess_case
 from core.preprocessing.resample import resample_image, resample_labels, separate_axis

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from core.domain.geometry import Shape, Spacing
+from core.domain.resampling import SplineArguments
 from core.errors import PlanError, UnknownNameError
 from core.io.image import FloatArray, LabelArray
-from core.preprocessing.arguments import SplineArguments
 from core.preprocessing.operators import NEGLIGIBLE, ROWS_PER_BLOCK, axis_operator, nearest, operator, taps
 from core.preprocessing.resample import (
     RESAMPLINGS,

@@ -1,11 +1,10 @@
 """Keyword arguments of the resampling functions, as plans give them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from core.domain.plan import ResamplingArguments
 from core.domain.record import Record, describe
 from core.errors import PlanError
 
@@ -18,15 +17,17 @@ A = TypeVar("A", bound=Record)
 TensorMode = Literal["linear", "nearest-exact", "nearest"]
 
 
-class SplineArguments(ResamplingArguments):
+class SplineArguments(Record):
     """Of the functions that interpolate by splines.
 
     Source:
         Engine specification A 1.7.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
+    is_seg: bool = False
+    order: int = Field(default=3, ge=0, le=5)
+    order_z: int = Field(default=0, ge=0, le=5)
+    force_separate_z: bool | None = None
     separate_z_anisotropy_threshold: float = Field(default=ANISOTROPY_RATIO, gt=0)
 
 
@@ -50,6 +51,16 @@ class TensorArguments(SimpleTensorArguments):
     force_separate_z: bool | None = None
     separate_z_anisotropy_threshold: float = Field(default=ANISOTROPY_RATIO, gt=0)
     aniso_axis_mode: TensorMode = "nearest-exact"
+
+
+ARGUMENTS: Final[Mapping[str, type[Record]]] = {
+    "resample_data_or_seg_to_shape": SplineArguments,
+    "resample_data_or_seg_to_spacing": SplineArguments,
+    "resample_labels_by_threshold": SplineArguments,
+    "resample_torch_fornnunet": TensorArguments,
+    "resample_torch_simple": SimpleTensorArguments,
+}
+"""What each resampling function takes; the one that resamples nothing takes anything."""
 
 
 def checked(arguments: Mapping[str, Any], kind: type[A]) -> A:
