@@ -112,10 +112,10 @@ def dice(labels: LabelSet, rules: Rules) -> Callable[[Tensor, Tensor], Tensor]:
             below_bk = (true_bk + predicted_bk + rules.smoothing).clamp(min=SMALLEST_DENOMINATOR)
             dice_bk = (2 * hit_bk + rules.smoothing) / below_bk
             if rules.batch_dice:
-                return -dice_bk.mean()
-            sums = rules.ranks.total_with_gradient(dice_bk.sum())
-            mean: Tensor = sums / rules.ranks.total(dice_bk.new_tensor(float(dice_bk.numel())))
-            return -mean
+                return dice_bk.mean().neg()
+            sums: Tensor = rules.ranks.total_with_gradient(dice_bk.sum())
+            mean = sums / rules.ranks.total(dice_bk.new_tensor(float(dice_bk.numel())))
+            return mean.neg()
 
     return loss
 
