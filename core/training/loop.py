@@ -17,6 +17,7 @@ from core.domain.model import FOLD_FILE, WEIGHTS_FILE, FoldRecord, PrecisionName
 from core.domain.plan import Configuration
 from core.domain.progress import Observer, Progress
 from core.domain.record import write_json
+from core.domain.stages import input_channels
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
 from core.io.case_store import PreprocessedCase
@@ -140,7 +141,7 @@ def _begin(setup: FoldSetup) -> TrainingState:
         precision = found[0].precision
     network = build_network(
         setup.configuration.architecture,
-        len(setup.configuration.normalization_schemes),
+        input_channels(setup.configuration, setup.labels),
         len(setup.labels.heads),
         seed=setup.settings.seed,
     )
