@@ -1,7 +1,9 @@
 """`train`, `predict`, `evaluate`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +20,12 @@ from core.commands.options import (
     read_description,
     read_plan,
 )
-from core.domain.model import PredictionOptions
+from core.domain.model import PredictionOptions, fold_name
+from core.domain.progress import Observer, SeveralObservers
 from core.domain.training import TrainingSettings
+
+if TYPE_CHECKING:
+    from core.pipeline import TrainOrder
 
 
 def train(
@@ -37,6 +43,9 @@ def train(
     ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard, which shows each epoch in it.")
+    ] = None,
 ) -> None:
     """Train one configuration on one fold, then segment and score its validation cases."""
     from core import pipeline
@@ -59,9 +68,21 @@ def train(
         device=device,
         outside=True,
     )
-    with observing() as observer:
-        report = pipeline.train(order, observer)
+    with observing() as observer, _also_shown(tensorboard, order, observer) as both:
+        report = pipeline.train(order, both)
     print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
+
+
+@contextmanager
+def _also_shown(folder: Path | None, order: "TrainOrder", observer: Observer) -> Iterator[Observer]:
+    """Show a training in TensorBoard too, if a folder for it is given; each fold in a folder of its own."""
+    if folder is None:
+        yield observer
+        return
+    from core.tensorboard import tensorboard
+
+    with tensorboard(folder / order.configuration / fold_name(order.fold)) as shown:
+        yield SeveralObservers(observer, shown)
 
 
 def predict(

@@ -59,3 +59,24 @@ class QuietObserver:
     def stop_requested(self) -> bool:
         """Ask the caller."""
         return self._observer.stop_requested()
+
+
+class SeveralObservers:
+    """Passes everything on to each of several observers; any of them may ask to stop."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def report(self, progress: Progress) -> None:
+        """Tell each of them."""
+        for observer in self._observers:
+            observer.report(progress)
+
+    def record_epoch(self, epoch: EpochRecord) -> None:
+        """Tell each of them."""
+        for observer in self._observers:
+            observer.record_epoch(epoch)
+
+    def stop_requested(self) -> bool:
+        """Ask each of them."""
+        return any(observer.stop_requested() for observer in self._observers)

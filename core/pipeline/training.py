@@ -9,7 +9,7 @@ from typing import Literal
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
-from core.domain.progress import Observer, Progress, QuietObserver
+from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
@@ -20,6 +20,7 @@ from core.io.cases import (
 )
 from core.io.readers import write_labels
 from core.pipeline.data import preprocess
+from core.plots import PROGRESS_FILE, ProgressPlot
 
 SPLITS_FILE = "splits_final.json"
 """Manual splits, in a dataset's folder or a model's."""
@@ -86,7 +87,8 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         device=order.device,
         precision=order.precision,
     )
-    train_fold(setup, observer)
+    with ProgressPlot(setup.folder / PROGRESS_FILE) as plot:
+        train_fold(setup, SeveralObservers(observer, plot))
     return validate(order, split.val, store, observer)
 
 

@@ -65,7 +65,7 @@ def test_a_trained_model_is_a_complete_folder(bench: Bench) -> None:
     }
 
     assert {"dataset.json", "plans.json", "model.json"} <= names
-    assert {"weights.safetensors", "fold.json", "epochs.jsonl", "validation"} <= names
+    assert {"weights.safetensors", "fold.json", "epochs.jsonl", "progress.png", "validation"} <= names
 
 
 def test_every_epoch_stands_once_in_the_log(bench: Bench) -> None:
@@ -74,17 +74,20 @@ def test_every_epoch_stands_once_in_the_log(bench: Bench) -> None:
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
-def test_a_finished_training_is_not_trained_again(bench: Bench) -> None:
+def test_a_finished_training_is_not_trained_again_but_may_be_looked_at(bench: Bench, tmp_path: Path) -> None:
     weights = bench.model / "fold_0" / "weights.safetensors"
     before = weights.read_bytes()
 
     status = run(
         "train", "--raw", bench.raw, "--plans", bench.plans, "--configuration", "3d_fullres",
-        "--epochs", 2, "--iterations-per-epoch", 2, "--out", bench.model,
+        "--epochs", 2, "--iterations-per-epoch", 2, "--out", bench.model, "--tensorboard", tmp_path,
     )  # fmt: skip
 
     assert status == 0
     assert weights.read_bytes() == before
+    assert [path.parent.relative_to(tmp_path) for path in tmp_path.rglob("events.*")] == [
+        Path("3d_fullres/fold_0")
+    ]
 
 
 def test_a_prediction_lies_where_its_image_lies(bench: Bench) -> None:
