@@ -42,7 +42,7 @@ for label in range(1, 26):
     distance = sum((axis - middle) ** 2 * weight for axis, middle, weight in zip(grid, centre, (4, 1, 1)))
     labels[0][distance < radius**2] = label
 if side == "ours":
-    from core.preprocessing.arguments import SplineArguments
+    from core.domain.resampling import SplineArguments
     from core.preprocessing.resample import resample_image, resample_labels
     work = {
         "image": lambda: resample_image(image, new_shape, spacing, new_spacing, SplineArguments(order=3)),

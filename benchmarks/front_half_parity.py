@@ -22,7 +22,7 @@ import numpy.typing as npt
 from benchmarks.figures import print_table
 from benchmarks.front_half import relative_difference
 from core import __main__ as command_line
-from core.preprocessing.arguments import SplineArguments
+from core.domain.resampling import SplineArguments
 from core.preprocessing.resample import resample_image, resample_labels, separate_axis
 
 FINGERPRINT_LIMIT = 1e-5

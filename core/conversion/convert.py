@@ -87,8 +87,7 @@ def convert_dataset(
     """
     manner = manner or Manner()
     target = target.resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DatasetError(f"{target} exists and is not empty; name a new folder")
+    _require_free(target, source.resolve())
     found = survey(source)
     problems = list(found.problems)
     if not manner.partly and not found.cases:
@@ -126,6 +125,18 @@ def _conversion(found: Survey, outcomes: Outcomes, problems: Sequence[DatasetPro
 
 
 # --- before anything is written ------------------------------------------------------------------------------
+
+
+def _require_free(target: Path, source: Path) -> None:
+    """Refuse a target that is in use, or that is part of what is read."""
+    if target.is_relative_to(source):
+        raise DatasetError(
+            f"{target} is within the dataset that is converted; name a folder outside {source}"
+        )
+    if target.exists() and not target.is_dir():
+        raise DatasetError(f"{target} is a file; name a new folder")
+    if target.exists() and any(target.iterdir()):
+        raise DatasetError(f"{target} is a folder that is not empty; name a new one")
 
 
 def _require_few_files(found: Survey, parts: Mapping[Part, Sequence[CaseFiles]]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -223,38 +223,56 @@ def _listed(
     entries = values.get("training", [])
     if not isinstance(entries, list):
         raise DatasetError('dataset.json: training must be a list of {"image": "./imagesTr/…", "label": "…"}')
+    pairs = [_paths(entry) for entry in entries]
+    mistakes = [*_form_mistakes(pairs), *_place_mistakes([pair for pair in pairs if pair is not None])]
+    if mistakes:
+        raise DatasetError(f"dataset.json {'; '.join(mistakes)}")
     listed: dict[CaseId, set[str]] = defaultdict(set)
-    for number, entry in enumerate(entries):
-        paths = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else []
-        if len(paths) != 2 or not all(isinstance(path, str) for path in paths):  # noqa: PLR2004 - the two keys
-            raise DatasetError(
-                f"dataset.json: entry {number} of training must name one image and one label, as "
-                '{"image": "./imagesTr/CASE.nii.gz", "label": "./labelsTr/CASE.nii.gz"}'
-            )
-        image, label = (
-            _stem(_name_in(folder, str(path)), ending)
-            for folder, path in zip((IMAGES_FOLDER, LABELS_FOLDER), paths, strict=True)
-        )
+    for image, label in (
+        tuple(_stem(path.name, ending) for path in pair) for pair in pairs if pair is not None
+    ):
         match = CHANNEL.fullmatch(image)
         case_id = match["case"] if match and image not in images and match["case"] in images else image
         listed[case_id].add(label)
     return {case_id: frozenset(labels) for case_id, labels in listed.items()}
 
 
-def _name_in(folder: str, entry: str) -> str:
-    """Return the name of a listed file, which must lie in one of the dataset's folders."""
-    path = PurePosixPath(entry)
-    if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(
-            f"dataset.json lists {entry[:200]!r}, which leads out of the dataset; put the file into {folder} and "
-            f"list it as ./{folder}/NAME"
+def _paths(entry: object) -> tuple[PurePosixPath, PurePosixPath] | None:
+    """Return the image and the label of an entry, if it names one of each."""
+    if not isinstance(entry, dict):
+        return None
+    image, label = entry.get("image"), entry.get("label")
+    if not isinstance(image, str) or not isinstance(label, str):
+        return None
+    return PurePosixPath(image), PurePosixPath(label)
+
+
+def _form_mistakes(pairs: Sequence[object | None]) -> Iterator[str]:
+    """Report entries that do not name an image and a label."""
+    wrong = [str(number) for number, pair in enumerate(pairs) if pair is None]
+    if wrong:
+        what = "entry" if len(wrong) == 1 else "entries"
+        yield (
+            f"has {what} {some(wrong)} of training that must each name one image and one label, as "
+            '{"image": "./imagesTr/CASE.nii.gz", "label": "./labelsTr/CASE.nii.gz"}'
         )
-    if path.parent != PurePosixPath(folder):
-        raise DatasetError(
-            f"dataset.json lists {entry[:200]!r}, which is not in {folder}; put the file there and list it as "
-            f"./{folder}/NAME"
-        )
-    return path.name
+
+
+def _place_mistakes(pairs: Sequence[tuple[PurePosixPath, PurePosixPath]]) -> Iterator[str]:
+    """Report listed files that do not lie in the folder of their kind, all of a kind together."""
+    for folder, paths in zip((IMAGES_FOLDER, LABELS_FOLDER), zip(*pairs, strict=True), strict=False):
+        outside = [path for path in paths if path.is_absolute() or ".." in path.parts]
+        elsewhere = [path for path in paths if path not in outside and path.parent != PurePosixPath(folder)]
+        for wrong, one, several in (
+            (outside, "leads out of the dataset", "lead out of the dataset"),
+            (elsewhere, f"is not in {folder}", f"are not in {folder}"),
+        ):
+            if wrong:
+                yield (
+                    f"lists {some([repr(str(path)[:200]) for path in wrong])}, which "
+                    f"{one if len(wrong) == 1 else several}; put what is meant into {folder} and list it as "
+                    f"./{folder}/NAME"
+                )
 
 
 def _stem(name: str, ending: str) -> str:

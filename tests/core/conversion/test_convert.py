@@ -616,6 +616,28 @@ def test_a_listed_path_that_leaves_the_dataset_is_refused(
     assert not target.parent.exists()
 
 
+def test_every_listed_path_that_is_wrong_is_named_at_once(decathlon: Path, target: Path) -> None:
+    listed = older_json()["training"]
+    wrong = [
+        {**listed[0], "image": "../a.nii.gz"},
+        {**listed[0], "image": "/b.nii.gz"},
+        {**listed[0], "label": "../c.nii.gz"},
+        {**listed[0], "label": "other/d.nii.gz"},
+        {"image": 5},
+        "text",
+    ]
+    edit(decathlon, training=[*listed, *wrong])
+
+    with pytest.raises(DatasetError) as raised:
+        converted(decathlon, target)
+
+    said = raised.value.message
+    assert "'../a.nii.gz', '/b.nii.gz', which lead out of the dataset" in said
+    assert "'../c.nii.gz', which leads out of the dataset" in said
+    assert "'other/d.nii.gz', which is not in labelsTr" in said
+    assert f"entries {len(listed) + 4}, {len(listed) + 5} of training" in said
+
+
 @pytest.mark.parametrize(
     "path", ["secret.nii.gz", "other/a.nii.gz", "..\\secret.nii.gz", "", "imagesTr", "./imagesTr/a/b.nii.gz"]
 )
@@ -744,6 +766,23 @@ def test_a_target_in_use_is_left_alone(decathlon: Path, target: Path) -> None:
         converted(decathlon, target)
 
     assert files_below(target) == {"mine": b"mine"}
+
+
+def test_a_file_as_target_is_called_a_file(decathlon: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(DatasetError, match="file is a file; name a new folder"):
+        converted(decathlon, tmp_path / "file")
+
+
+@pytest.mark.parametrize("inside", [".", "new", "imagesTr/new", "labelsTr/../new"])
+def test_a_dataset_is_never_converted_into_itself(decathlon: Path, inside: str) -> None:
+    before = files_below(decathlon)
+
+    with pytest.raises(DatasetError, match="within the dataset that is converted"):
+        converted(decathlon, decathlon / inside)
+
+    assert files_below(decathlon) == before
 
 
 def test_an_empty_target_is_filled(decathlon: Path, target: Path) -> None:
