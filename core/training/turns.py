@@ -133,7 +133,7 @@ def exchanged(
     table = torch.arange(OUTSIDE, highest + 1, dtype=labels_blzyx.dtype)
     for first, second in pairs:
         table[first - OUTSIDE], table[second - OUTSIDE] = second, first
-    rows = torch.tensor(is_mirrored, device=labels_blzyx.device).nonzero()[:, 0]
+    rows = [sample for sample, was_mirrored in enumerate(is_mirrored) if was_mirrored]
     changed_blzyx = labels_blzyx.clone()
     changed_blzyx[rows] = table.to(labels_blzyx.device)[labels_blzyx[rows].long() - OUTSIDE]
     return changed_blzyx
