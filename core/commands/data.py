@@ -55,6 +55,8 @@ def convert(
     """Write a dataset of the Medical Segmentation Decathlon or of nnU-Net v1 in nnU-Net v2's layout."""
     from core import pipeline
 
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DatasetError(f"{out} is within the dataset that is converted; name a folder outside {source}")
     with observing() as observer:
         done = pipeline.convert(source, out, observer, Manner(link=link, workers=workers))
     for note in done.notes:

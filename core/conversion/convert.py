@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -128,10 +129,11 @@ def _conversion(found: Survey, outcomes: Outcomes, problems: Sequence[DatasetPro
 
 
 def _require_free(target: Path, source: Path) -> None:
-    """Refuse a target that is in use, or that is part of what is read."""
-    if target.is_relative_to(source):
+    """Refuse a target that is in use, or that is part of what is read; a new folder beside that is neither."""
+    read = [source / name for name in (*TRAINING, *chain(*FURTHER_FOLDERS))]
+    if target == source or any(target.is_relative_to(folder) for folder in read):
         raise DatasetError(
-            f"{target} is within the dataset that is converted; name a folder outside {source}"
+            f"{target} is part of the dataset that is converted; name a folder outside {source}"
         )
     if target.exists() and not target.is_dir():
         raise DatasetError(f"{target} is a file; name a new folder")

@@ -775,14 +775,29 @@ def test_a_file_as_target_is_called_a_file(decathlon: Path, tmp_path: Path) -> N
         converted(decathlon, tmp_path / "file")
 
 
-@pytest.mark.parametrize("inside", [".", "new", "imagesTr/new", "labelsTr/../new"])
-def test_a_dataset_is_never_converted_into_itself(decathlon: Path, inside: str) -> None:
+@pytest.mark.parametrize("inside", [".", "imagesTr/new", "labelsTr/../imagesTs"])
+def test_a_dataset_is_never_converted_into_what_is_read(decathlon: Path, inside: str) -> None:
     before = files_below(decathlon)
 
-    with pytest.raises(DatasetError, match="within the dataset that is converted"):
+    with pytest.raises(DatasetError, match="part of the dataset that is converted"):
         converted(decathlon, decathlon / inside)
 
     assert files_below(decathlon) == before
+
+
+@pytest.mark.parametrize("inside", [".", "new", "imagesTr/new"])
+def test_the_command_never_converts_a_dataset_into_itself(
+    decathlon: Path, inside: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = files_below(decathlon)
+
+    assert run("convert", "--from", decathlon, "--out", decathlon / inside) == 1
+    assert "within the dataset that is converted" in capfd.readouterr().err
+    assert files_below(decathlon) == before
+
+
+def test_a_new_folder_beside_what_is_read_may_be_in_the_dataset(decathlon: Path) -> None:
+    assert converted(decathlon, decathlon / "new").cases == 3
 
 
 def test_an_empty_target_is_filled(decathlon: Path, target: Path) -> None:
