@@ -135,7 +135,7 @@ def _begin(setup: FoldSetup) -> TrainingState:
         TrainingError: The checkpoint is damaged, or belongs to a training with other settings.
     """
     found = checkpoint.read(setup.folder)
-    device = choose_device(setup.device)
+    device = _own_device(setup)
     precision = choose_precision(setup.precision, device).name
     if found is not None and setup.precision == "auto" and is_possible(found[0].precision, device):
         precision = found[0].precision
@@ -153,6 +153,25 @@ def _begin(setup: FoldSetup) -> TrainingState:
     started = {"epoch": state.epoch, "epochs": setup.settings.epochs}
     log.info("training begins", extra=started | {"precision": precision, "device": device.type})
     return state
+
+
+def _own_device(setup: FoldSetup) -> torch.device:
+    """Return the device of this process; of several processes each has a GPU of its own.
+
+    Raises:
+        DeviceError: It is not there.
+        TrainingError: A process would have no sample to compute on.
+    """
+    ranks, batch_size = setup.ranks, setup.configuration.batch_size
+    device = choose_device(setup.device)
+    if ranks.count == 1:
+        return device
+    if batch_size < ranks.count:
+        raise TrainingError(
+            f"a batch of {batch_size} cannot be shared by {ranks.count} processes; start at most {batch_size}, or "
+            "plan with a larger batch"
+        )
+    return choose_device(f"cuda:{ranks.rank}") if device.type == "cuda" else device
 
 
 def _require_same_settings(before: TrainingSettings, setup: FoldSetup) -> None:
