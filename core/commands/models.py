@@ -1,88 +1,20 @@
-"""`train`, `predict`, `evaluate`."""
+"""`predict`, `evaluate`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from core.commands.options import (
-    Configuration,
     Device,
     Out,
-    Plans,
     Precision,
-    Raw,
     figure,
     fold_of,
     observing,
     read_description,
-    read_plan,
 )
-from core.domain.model import PredictionOptions, fold_name
-from core.domain.progress import Observer, SeveralObservers
-from core.domain.training import TrainingSettings
-
-if TYPE_CHECKING:
-    from core.pipeline import TrainOrder
-
-
-def train(
-    raw: Raw,
-    plans: Plans,
-    configuration: Configuration,
-    out: Annotated[Path, typer.Option(help="Model folder; an interrupted training in it goes on.")],
-    fold: Annotated[str, typer.Option(help="0, 1, … or all.")] = "0",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
-    validation_iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    preprocessed: Annotated[
-        Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
-    ] = None,
-    precision: Precision = "auto",
-    device: Device = "auto",
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for TensorBoard, which shows each epoch in it.")
-    ] = None,
-) -> None:
-    """Train one configuration on one fold, then segment and score its validation cases."""
-    from core import pipeline
-
-    values = {
-        "epochs": epochs,
-        "iterations_per_epoch": iterations_per_epoch,
-        "validation_iterations_per_epoch": validation_iterations_per_epoch,
-        "seed": seed,
-    }
-    order = pipeline.TrainOrder(
-        raw=raw,
-        plan=read_plan(plans),
-        configuration=configuration,
-        fold=fold_of(fold),
-        settings=TrainingSettings(**{key: value for key, value in values.items() if value is not None}),
-        model=out,
-        preprocessed=preprocessed,
-        precision=precision,
-        device=device,
-        outside=True,
-    )
-    with observing() as observer, _also_shown(tensorboard, order, observer) as both:
-        report = pipeline.train(order, both)
-    print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
-
-
-@contextmanager
-def _also_shown(folder: Path | None, order: "TrainOrder", observer: Observer) -> Iterator[Observer]:
-    """Show a training in TensorBoard too, if a folder for it is given; each fold in a folder of its own."""
-    if folder is None:
-        yield observer
-        return
-    from core.tensorboard import tensorboard
-
-    with tensorboard(folder / order.configuration / fold_name(order.fold)) as shown:
-        yield SeveralObservers(observer, shown)
+from core.domain.model import PredictionOptions
 
 
 def predict(

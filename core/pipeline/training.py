@@ -44,6 +44,8 @@ class TrainOrder:
     threads: int | None = None
     outside: bool = False
     """Whether dataset.json may list files outside `raw`; see `core.io.cases.find_cases`."""
+    goes_further: bool = False
+    """Whether a training that was begun may be given more epochs than it was begun with."""
 
 
 def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
@@ -86,6 +88,7 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         folder=order.model / fold_name(order.fold),
         device=order.device,
         precision=order.precision,
+        goes_further=order.goes_further,
     )
     with ProgressPlot(setup.folder / PROGRESS_FILE) as plot:
         train_fold(setup, SeveralObservers(observer, plot))

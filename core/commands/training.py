@@ -1,0 +1,110 @@
+"""`train`: settings from a file and from options, observers, and the one verb that it calls."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from core.commands.options import (
+    Configuration,
+    Device,
+    Plans,
+    Precision,
+    Raw,
+    figure,
+    fold_of,
+    observing,
+    read_plan,
+    read_text,
+)
+from core.domain.model import fold_name
+from core.domain.progress import Observer, SeveralObservers
+from core.domain.record import describe, parse_json
+from core.domain.training import TrainingSettings
+from core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from core.pipeline import TrainOrder
+
+
+def train(
+    raw: Raw,
+    plans: Plans,
+    configuration: Configuration,
+    out: Annotated[Path, typer.Option(help="Model folder; an interrupted training in it goes on.")],
+    fold: Annotated[str, typer.Option(help="0, 1, … or all.")] = "0",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    validation_iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="JSON file of settings, see docs/training.md; options go before it.")
+    ] = None,
+    goes_further: Annotated[  # noqa: FBT002 - a switch
+        bool, typer.Option("--continue", help="Go on with more epochs than the training was begun with.")
+    ] = False,
+    preprocessed: Annotated[
+        Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
+    ] = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard, which shows each epoch in it.")
+    ] = None,
+) -> None:
+    """Train one configuration on one fold, then segment and score its validation cases."""
+    from core import pipeline
+
+    values = {
+        "epochs": epochs,
+        "iterations_per_epoch": iterations_per_epoch,
+        "validation_iterations_per_epoch": validation_iterations_per_epoch,
+        "seed": seed,
+    }
+    order = pipeline.TrainOrder(
+        raw=raw,
+        plan=read_plan(plans),
+        configuration=configuration,
+        fold=fold_of(fold),
+        settings=_settings(settings, {key: value for key, value in values.items() if value is not None}),
+        model=out,
+        preprocessed=preprocessed,
+        precision=precision,
+        device=device,
+        outside=True,
+        goes_further=goes_further,
+    )
+    with observing() as observer, _also_shown(tensorboard, order, observer) as both:
+        report = pipeline.train(order, both)
+    print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
+
+
+def _settings(path: Path | None, given: Mapping[str, Any]) -> TrainingSettings:
+    """Read the settings of a file, of which the options on the command line replace some.
+
+    Raises:
+        TrainingError: There is no such setting, or it cannot have this value; every one is named.
+    """
+    written = {} if path is None else parse_json(read_text(path), path.name, TrainingError)
+    try:
+        return TrainingSettings.model_validate_json(json.dumps({**written, **given}))
+    except ValidationError as error:
+        known = ", ".join(sorted(TrainingSettings.model_fields))
+        where = "the settings" if path is None else path.name
+        raise TrainingError(f"{where} cannot be used: {describe(error)}; settings are: {known}") from error
+
+
+@contextmanager
+def _also_shown(folder: Path | None, order: "TrainOrder", observer: Observer) -> Iterator[Observer]:
+    """Show a training in TensorBoard too, if a folder for it is given; each fold in a folder of its own."""
+    if folder is None:
+        yield observer
+        return
+    from core.tensorboard import tensorboard
+
+    with tensorboard(folder / order.configuration / fold_name(order.fold)) as shown:
+        yield SeveralObservers(observer, shown)
