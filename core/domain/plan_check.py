@@ -12,10 +12,10 @@ from core.domain.names import (
     CONVOLUTION_NAMES,
     NETWORK_NAMES,
     NORM_NAMES,
-    NORMALIZATION_NAMES,
-    RESAMPLING_NAMES,
     UNCHANGED_GRID,
     last_part,
+    normalization_names,
+    resampling_names,
 )
 from core.domain.old_plans import BLOCKS_KEY
 from core.domain.plan import ArchitectureArguments, Configuration, PlanMistake
@@ -99,7 +99,7 @@ def _channel_mistakes(
 ) -> Iterator[PlanMistake]:
     """Compare normalization with the channels, and with the intensities that it needs."""
     schemes = chosen.normalization_schemes
-    yield from unknown("normalization_schemes", schemes, NORMALIZATION_NAMES, "normalization scheme")
+    yield from unknown("normalization_schemes", schemes, normalization_names(), "normalization scheme")
     if len(chosen.use_mask_for_norm) != len(schemes):
         yield PlanMistake(
             "use_mask_for_norm",
@@ -133,7 +133,7 @@ def _resampling_mistakes(chosen: Configuration) -> Iterator[PlanMistake]:
     """Report resampling functions that do not exist, and arguments that they cannot take."""
     names = {key: getattr(chosen, key) for key in SHAPES_ARRAYS}
     for key, name in names.items():
-        yield from unknown(key, [name], RESAMPLING_NAMES, "resampling function")
+        yield from unknown(key, [name], resampling_names(), "resampling function")
         if name in ARGUMENTS:
             try:
                 ARGUMENTS[name].model_validate(getattr(chosen, f"{key}_kwargs"))

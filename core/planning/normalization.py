@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+from core import extensions
+from core.domain.names import NORMALIZATION_NAMES
+from core.extensions import Group
+
 CROPPED_MUCH = 0.75
 """Median share of the voxels left after cropping, below which statistics use the nonzero mask alone."""
 
@@ -22,15 +26,22 @@ MASKED_SCHEMES = frozenset({"ZScoreNormalization"})
 
 
 def normalization_schemes(channels: Sequence[str]) -> tuple[str, ...]:
-    """Choose the normalization of each channel.
+    """Choose the normalization of each channel; a channel may bear the very name of a scheme that a package adds.
 
     Args:
         channels: Channel names as in dataset.json.
 
+    Raises:
+        ExtensionError: A package takes a name that is taken.
+
     Source:
         Engine specification A 5.9.
     """
-    return tuple(SCHEMES.get(channel.casefold(), DEFAULT_SCHEME) for channel in channels)
+    added = extensions.names(Group.NORMALIZATION, NORMALIZATION_NAMES)
+    return tuple(
+        channel if channel in added else SCHEMES.get(channel.casefold(), DEFAULT_SCHEME)
+        for channel in channels
+    )
 
 
 def masked_channels(schemes: Sequence[str], relative_size: float) -> tuple[bool, ...]:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from core.domain.fingerprint import IntensityProperties
-from core.errors import ImageError, PlanError
+from core.errors import ExtensionError, ImageError, PlanError
+from core.extensions import Group
 from core.io.image import FloatArray
 from core.preprocessing.crop import BoolArray
 from core.registry import Registry
@@ -17,9 +18,12 @@ HIGHEST_COLOUR = 255
 """Largest value of an 8-bit colour channel."""
 
 Normalization = Callable[[FloatArray, BoolArray | None, IntensityProperties | None], FloatArray]
-"""One channel (z, y, x), the mask to stay within or None, what the fingerprint knows of the channel."""
+"""Of one channel (z, y, x), the mask to stay within or None, what the fingerprint knows of the channel.
 
-NORMALIZATIONS: Registry[Normalization] = Registry("normalization scheme")
+It returns float32 of the same shape, and leaves the channel that it was given as it was.
+"""
+
+NORMALIZATIONS: Registry[Normalization] = Registry("normalization scheme", Group.NORMALIZATION)
 
 
 def normalize_channel(
@@ -43,11 +47,19 @@ def normalize_channel(
         ImageError: The channel has values that the scheme cannot take.
         PlanError: The scheme lacks the foreground intensities that it needs.
         UnknownNameError: The scheme does not exist.
+        ExtensionError: The scheme of a package cannot be loaded, or returns something else than the channel.
 
     Source:
         Engine specification A 6.4.
     """
-    return NORMALIZATIONS.get(scheme)(voxels_zyx, mask_zyx, properties)
+    normalized_zyx = np.asarray(NORMALIZATIONS.get(scheme)(voxels_zyx, mask_zyx, properties), np.float32)
+    if normalized_zyx.shape != voxels_zyx.shape:
+        raise ExtensionError(
+            f"the normalization scheme {scheme} made {normalized_zyx.shape} of a channel of {voxels_zyx.shape} "
+            "voxels (z, y, x); it must keep the shape: update the package that adds it",
+            name=scheme,
+        )
+    return normalized_zyx
 
 
 def require_channels(found: int, schemes: Sequence[str]) -> None:

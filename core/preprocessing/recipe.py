@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from core import extensions
 from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
+from core.extensions import Group
 
 VERSION: Final = 2
 """Raised when preprocessing itself changes its results, or the form in which they are kept."""
@@ -26,7 +28,8 @@ def recipe_digest(plan: Plan, configuration: Configuration, labels: LabelSet | N
     """Hash all that a plan says of preprocessing, and nothing else of it.
 
     Names of configurations and plans do not count, nor does what only planning or training uses. So a
-    cascade's second stage has the digest of the configuration that it inherits from.
+    cascade's second stage has the digest of the configuration that it inherits from. What a package adds
+    counts with the version of the package.
 
     Args:
         plan: Axis order, reader, intensities of the dataset.
@@ -38,6 +41,12 @@ def recipe_digest(plan: Plan, configuration: Configuration, labels: LabelSet | N
         A SHA-256 in hexadecimal digits.
     """
     known = plan.foreground_intensity_properties_per_channel
+    resamplings = (configuration.resampling_fn_data, configuration.resampling_fn_seg)
+    packages = {
+        **extensions.givers(Group.READER, [plan.image_reader_writer]),
+        **extensions.givers(Group.NORMALIZATION, configuration.normalization_schemes),
+        **extensions.givers(Group.RESAMPLING, resamplings),
+    }
     content = {
         "version": VERSION,
         "reader": plan.image_reader_writer,
@@ -55,6 +64,7 @@ def recipe_digest(plan: Plan, configuration: Configuration, labels: LabelSet | N
         "images": [configuration.resampling_fn_data, configuration.resampling_fn_data_kwargs],
         "labels": [configuration.resampling_fn_seg, configuration.resampling_fn_seg_kwargs],
         "classes": None if labels is None else [labels.foreground_heads, labels.ignore, labels.labels],
+        **({"packages": packages} if packages else {}),
     }
     return _sha256(content)
 

@@ -14,6 +14,7 @@ from core.domain.resampling import (
     TensorArguments,
     checked,
 )
+from core.extensions import Group
 from core.io.image import FloatArray, LabelArray
 from core.preprocessing.operators import (
     COPYING,
@@ -100,7 +101,7 @@ class ValueRange:
 Resampling = Callable[[Grid, Grid, Mapping[str, Any]], Regridding]
 """What a plan names: grid before, grid after, the plan's keyword arguments → what is to be done."""
 
-RESAMPLINGS: Registry[Resampling] = Registry("resampling function")
+RESAMPLINGS: Registry[Resampling] = Registry("resampling function", Group.RESAMPLING)
 
 
 def separate_axis(

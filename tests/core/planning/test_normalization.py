@@ -1,8 +1,12 @@
 """The choice of a normalization per channel."""
 
+from pathlib import Path
+
 import pytest
 
+from core.extensions import Group
 from core.planning.normalization import masked_channels, normalization_schemes
+from tests.core.packages import installed
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,12 @@ def test_only_z_scores_use_the_mask_and_only_after_much_cropping() -> None:
 
     assert masked_channels(schemes, 0.74) == (False, True, False)
     assert masked_channels(schemes, 0.75) == (False, False, False)
+
+
+def test_a_channel_may_bear_the_name_of_a_scheme_of_a_package(tmp_path: Path) -> None:
+    with installed(tmp_path, "made_to_plan", "", {Group.NORMALIZATION: {"Halves": "made_to_plan:it"}}):
+        assert normalization_schemes(["Halves", "halves", "CT"]) == (
+            "Halves",
+            "ZScoreNormalization",
+            "CTNormalization",
+        )

@@ -1,13 +1,17 @@
 """Normalization schemes, by the specification's vectors."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from core.domain.fingerprint import IntensityProperties
-from core.errors import ImageError, PlanError, UnknownNameError
+from core.errors import ExtensionError, ImageError, PlanError, UnknownNameError
+from core.extensions import Group
 from core.preprocessing.crop import BoolArray
 from core.preprocessing.normalize import NORMALIZATIONS, normalize_channel, require_channels
+from tests.core.packages import installed
 
 PROPERTIES = IntensityProperties(
     max=10, mean=2, median=2, min=0, percentile_00_5=0.5, percentile_99_5=5, std=1.5
@@ -81,3 +85,20 @@ def test_ct_without_a_fingerprint_is_refused() -> None:
 def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:
     with pytest.raises(UnknownNameError, match="ZScoreNormalization"):
         normalized("Histogram", VALUES, EVERYWHERE)
+
+
+def test_a_package_may_add_a_scheme(tmp_path: Path) -> None:
+    code = "def halve(voxels_zyx, mask_zyx, properties): return voxels_zyx.astype('float64') / 2"
+
+    with installed(tmp_path, "made_halves", code, {Group.NORMALIZATION: {"Halves": "made_halves:halve"}}):
+        assert normalized("Halves", VALUES, EVERYWHERE) == [value / 2 for value in VALUES]
+
+
+def test_a_scheme_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
+    code = "def cut(voxels_zyx, mask_zyx, properties): return voxels_zyx[..., :2]"
+
+    with (
+        installed(tmp_path, "made_to_cut", code, {Group.NORMALIZATION: {"Cut": "made_to_cut:cut"}}),
+        pytest.raises(ExtensionError, match=r"Cut made \(1, 1, 2\) of a channel of \(1, 1, 5\) voxels"),
+    ):
+        normalized("Cut", VALUES, EVERYWHERE)

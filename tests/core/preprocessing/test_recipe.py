@@ -10,7 +10,9 @@ import pytest
 from core.domain.fingerprint import IntensityProperties
 from core.domain.labels import label_set
 from core.domain.plan import Configuration, Plan
+from core.extensions import Group
 from core.preprocessing.recipe import case_digest, recipe_digest
+from tests.core.packages import installed
 from tests.factories import Recipe, case_name, make_dataset
 from tests.plans import small_plan
 
@@ -154,3 +156,13 @@ def test_the_spacing_beside_a_tiff_counts(tmp_path: Path) -> None:
     side_car.write_text(json.dumps({"spacing": [3, 1, 1]}))
 
     assert case_digest("recipe", [image], None) != before
+
+
+def test_the_version_of_a_package_counts_where_it_is_used(tmp_path: Path) -> None:
+    plan, configuration = small_plan((1.0, 1.0, 1.0), schemes=("Added",))
+    other, unconcerned = small_plan((1.0, 1.0, 1.0))
+    without = digest(plan, configuration), digest(other, unconcerned)
+
+    with installed(tmp_path, "made_to_count", "", {Group.NORMALIZATION: {"Added": "made_to_count:it"}}):
+        assert digest(plan, configuration) != without[0]
+        assert digest(other, unconcerned) == without[1]
