@@ -10,6 +10,7 @@ import numpy as np
 
 from core.domain.dataset import DatasetDescription
 from core.errors import ImageError
+from core.extensions import Group
 from core.io.image import (
     FloatArray,
     Geometry,
@@ -44,22 +45,23 @@ STACK_ENDINGS: Final = (".tif", ".tiff")
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How one family of file formats is read and written."""
+    """How one family of file formats is read and written; also what a package adds."""
 
     endings: tuple[str, ...]
     """In lower case, with the leading dot; a dataset with such an ending may be read by it."""
     open: Callable[[Path], ImageFile]
-    """Read a header, and say how to decode the voxels."""
+    """Read a header, and say how to decode the voxels; an ImageError says why a file cannot be read."""
     save: Callable[[LabelArray, Geometry, Path], tuple[Path, ...]]
     """Write a label map, and return the files that this made, the label map last."""
-    formats: tuple[str, ...]
-    """Endings of all files that it can read, also such as no dataset is read by it for."""
+    formats: tuple[str, ...] = ()
+    """Endings of all files that it can read, also such as no dataset is read by it for; none: `endings`."""
     is_found: bool = True
     """Whether it is tried where a dataset does not name its reader."""
 
 
-READERS: Registry[Reader] = Registry("reader")
-"""In the order in which they are tried for a dataset; names as in plans.json; Engine specification A 4.2."""
+READERS: Registry[Reader] = Registry("reader", Group.READER, Reader)
+"""In the order in which they are tried for a dataset, those of packages last; names as in plans.json; Engine
+specification A 4.2."""
 
 READERS.register("NaturalImage2DIO")(Reader(PICTURE_ENDINGS, open_picture, save_picture, PICTURE_ENDINGS))
 READERS.register("SimpleITKIO")(
@@ -205,8 +207,10 @@ def reader_for_file(path: Path, preferred: str | None = None) -> str:
         ImageError: No reader has the ending, or none can read the file; all reasons are given.
     """
     name = path.name.lower()
-    if preferred is not None and preferred in READERS and name.endswith(READERS.get(preferred).formats):
-        return preferred
+    if preferred is not None and preferred in READERS:
+        reader = READERS.get(preferred)
+        if name.endswith(reader.formats or reader.endings):
+            return preferred
     return _first_that_reads(path, [key for key in _found() if name.endswith(READERS.get(key).endings)])
 
 

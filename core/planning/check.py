@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import IntensityProperties
-from core.domain.names import READER_FORMATS
+from core.domain.names import READER_FORMATS, reader_names
 from core.domain.old_plans import OLD_KEYS
 from core.domain.plan import (
     INTENSITIES,
@@ -96,13 +96,13 @@ def _slips(place: str, entries: Mapping[str, Any], known: Iterable[str]) -> Iter
 
 
 def reader_mistakes(reader: str, description: DatasetDescription | None) -> Iterator[PlanMistake]:
-    """Report a reader that does not exist, or cannot read the dataset's files.
+    """Report a reader that does not exist, or cannot read the dataset's files; which a package's can is not known here.
 
     Args:
         reader: Its name.
         description: Of the dataset; None if the files are not known.
     """
-    yield from unknown("image_reader_writer", [reader], READER_FORMATS, "reader")
+    yield from unknown("image_reader_writer", [reader], reader_names(), "reader")
     formats = READER_FORMATS.get(reader)
     if description is None or formats is None or description.file_ending.lower() in formats:
         return

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from core.domain import names
 from core.domain.plan import PlanMistake
 from core.errors import PlanError
+from core.extensions import Group
 from core.planning.check import checked_plan, plan_mistakes
 from core.planning.presets import PRESETS
+from tests.core.packages import installed
 from tests.planned import ACDC, AERIAL, BRATS, HIPPOCAMPUS, INTENSITIES, LIVER, plan
 
 Values = dict[str, Any]
@@ -190,6 +193,20 @@ def test_a_reader_that_cannot_read_the_dataset_is_named() -> None:
     assert mistake.where == "image_reader_writer"
     assert "does not read .nii.gz files" in mistake.message
     assert "SimpleITKIO" in mistake.message
+
+
+def test_names_that_packages_add_are_good_and_not_loaded(tmp_path: Path) -> None:
+    values = plan(HIPPOCAMPUS).to_json() | {"image_reader_writer": "Added"}
+    full(values).update(normalization_schemes=["Added"])
+    for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
+        full(values).update({key: "Added", f"{key}_kwargs": {"anything": 1}})
+    groups = (Group.READER, Group.NORMALIZATION, Group.RESAMPLING)
+
+    with installed(
+        tmp_path, "made_for_plans", "raise SystemExit", dict.fromkeys(groups, {"Added": "made_for_plans:it"})
+    ):
+        assert plan_mistakes(values, HIPPOCAMPUS[1]) == []
+    assert len(plan_mistakes(values, HIPPOCAMPUS[1])) == 5
 
 
 def test_a_plan_of_endless_heirs_is_refused_at_once() -> None:
