@@ -203,7 +203,10 @@ def test_names_that_packages_add_are_good_and_not_loaded(tmp_path: Path) -> None
     groups = (Group.READER, Group.NORMALIZATION, Group.RESAMPLING)
 
     with installed(
-        tmp_path, "made_for_plans", "raise SystemExit", dict.fromkeys(groups, {"Added": "made_for_plans:it"})
+        tmp_path,
+        "made_for_plans",
+        "raise SystemExit",
+        {key: {"Added": "made_for_plans:it"} for key in groups},
     ):
         assert plan_mistakes(values, HIPPOCAMPUS[1]) == []
     assert len(plan_mistakes(values, HIPPOCAMPUS[1])) == 5
