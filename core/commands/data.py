@@ -11,12 +11,15 @@ from core.commands.options import (
     Plans,
     Raw,
     Workers,
+    is_within,
     observing,
     read_plan,
+    require_other,
 )
 from core.domain.conversion import Manner
 from core.domain.record import require_writable, write_json
 from core.errors import DatasetError
+from core.io.cases import IMAGES_FOLDER, LABELS_FOLDER
 
 
 def verify(
@@ -28,6 +31,7 @@ def verify(
     from core.verification.outline import outline
 
     if json_report is not None:
+        require_other(json_report, raw / "dataset.json")
         require_writable(json_report)
     with observing() as observer:
         found = pipeline.verify(raw, observer, outside=True)
@@ -55,7 +59,7 @@ def convert(
     """Write a dataset of the Medical Segmentation Decathlon or of nnU-Net v1 in nnU-Net v2's layout."""
     from core import pipeline
 
-    if out.resolve().is_relative_to(source.resolve()):
+    if is_within(out, source):
         raise DatasetError(f"{out} is within the dataset that is converted; name a folder outside {source}")
     with observing() as observer:
         done = pipeline.convert(source, out, observer, Manner(link=link, workers=workers))
@@ -72,6 +76,7 @@ def fingerprint(raw: Raw, out: Out, workers: Workers = None) -> None:
     """Measure spacings, shapes and foreground intensities of a dataset."""
     from core import pipeline
 
+    require_other(out, raw / "dataset.json")
     with observing() as observer:
         pipeline.fingerprint(raw, out, observer, workers=workers, outside=True)
 
@@ -91,6 +96,10 @@ def preprocess(
     from core import pipeline
 
     made = read_plan(plans)
+    if any(is_within(out, raw / folder) for folder in (IMAGES_FOLDER, LABELS_FOLDER)):
+        raise DatasetError(
+            f"{out} holds files of the dataset; name another folder for the preprocessed cases"
+        )
     with observing() as observer:
         done = pipeline.preprocess(
             raw, made, configuration, out, observer, workers=workers, memory_gb=memory_gb, outside=True

@@ -13,6 +13,7 @@ from core.commands.options import (
     fold_of,
     observing,
     read_description,
+    require_other,
 )
 from core.domain.model import PredictionOptions
 
@@ -51,6 +52,7 @@ def evaluate(
     """Score segmentations against references."""
     from core import pipeline
 
+    require_other(out, dataset_json)
     with observing() as observer:
         description = read_description(dataset_json)
         report = pipeline.evaluate(predictions, references, description, out, observer)

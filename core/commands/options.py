@@ -1,5 +1,6 @@
 """What the verbs of the command line share: options, files that a user names, progress on a terminal."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import typer
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import FINGERPRINT_FILE, Fingerprint
-from core.domain.geometry import Shape
+from core.domain.geometry import COARSEST_MM, FINEST_MM, Shape
 from core.domain.plan import Plan
 from core.domain.progress import Observer, Progress, SilentObserver
 from core.domain.training import EpochRecord, Fold
@@ -122,11 +123,23 @@ def read_plan(path: Path) -> Plan:
         return checked_plan(text)
 
 
+def require_other(out: Path, *read: Path) -> None:
+    """Refuse to write a result over what it is made from."""
+    for path in read:
+        if path.exists() and out.exists() and out.samefile(path):
+            raise DatasetError(f"{out} is read for this, and would be lost; name another file for the result")
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or lies in it, wherever symbolic links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def read_triple(text: str) -> tuple[float, float, float]:
     """Read three positive numbers separated by commas."""
     try:
         z, y, x = (float(part) for part in text.split(","))
-        if min(z, y, x) > 0 and max(z, y, x) < float("inf"):
+        if min(z, y, x) >= FINEST_MM and max(z, y, x) <= COARSEST_MM:
             return (z, y, x)
     except ValueError:
         pass

@@ -17,6 +17,7 @@ from core.commands.options import (
     read_plan,
     read_shape,
     read_triple,
+    require_other,
 )
 from core.domain.dataset import DatasetDescription
 from core.domain.names import plans_name_mistake
@@ -48,6 +49,7 @@ def plan(
     from core.io.readers import choose_reader
     from core.planning.planner import PlannerSettings
 
+    require_other(out, dataset_json, fingerprint)
     mistake = None if plans_name is None else plans_name_mistake(plans_name)
     if mistake is not None:
         raise PlanningError(mistake)
@@ -118,6 +120,7 @@ def move_plans(
     """Carry the plans of one dataset over to another, for pretraining or comparison."""
     from core import pipeline
 
+    require_other(out, plans, raw / "dataset.json")
     pipeline.move_plan(
         checked := read_plan(plans),
         raw,

@@ -80,7 +80,8 @@ def train(
     )
     with observing() as observer, _also_shown(tensorboard, order, observer) as both:
         report = pipeline.train(order, both)
-    print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
+    if pipeline.is_first_process():
+        print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
 
 
 def _settings(path: Path | None, given: Mapping[str, Any]) -> TrainingSettings:

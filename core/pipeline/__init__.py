@@ -20,7 +20,7 @@ from core.pipeline.prediction import (
     predict_files,
     predict_folder,
 )
-from core.pipeline.training import SPLITS_FILE, TrainOrder, find_checkpoint, train, validate
+from core.pipeline.training import SPLITS_FILE, TrainOrder, find_checkpoint, is_first_process, train, validate
 
 __all__ = [
     "SPLITS_FILE",
@@ -34,6 +34,7 @@ __all__ = [
     "find_checkpoint",
     "fingerprint",
     "input_reader",
+    "is_first_process",
     "is_older",
     "load",
     "move_plan",

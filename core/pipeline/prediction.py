@@ -142,12 +142,12 @@ def evaluate(
         ImageError: A file cannot be read, or shapes differ.
         OSError: The summary cannot be written, which is seen before anything is scored.
     """
-    from core.evaluation.evaluate import evaluate_folder
+    from core.evaluation.evaluate import evaluate_files, file_pairs
 
     require_writable(out)
-    example = next(iter(sorted(references.glob(f"*{description.file_ending}"))), references)
-    reader = choose_reader(description, example, permissive=True)
-    report = evaluate_folder(predictions, references, description, reader, observer)
+    pairs = file_pairs(predictions, references, description.file_ending, is_partial=False)
+    reader = choose_reader(description, pairs[0].reference, permissive=True)
+    report = evaluate_files(pairs, description.label_set(), reader, observer)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, report.to_json(), sort_keys=True)
     return report

@@ -2,14 +2,15 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
-from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers
+from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.training import Fold, TrainingSettings
@@ -21,6 +22,9 @@ from core.io.cases import (
 from core.io.readers import write_labels
 from core.pipeline.data import preprocess
 from core.plots import PROGRESS_FILE, ProgressPlot
+
+if TYPE_CHECKING:
+    from core.training.ranks import Ranks
 
 SPLITS_FILE = "splits_final.json"
 """Manual splits, in a dataset's folder or a model's."""
@@ -51,6 +55,9 @@ class TrainOrder:
 def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
     """Train one fold, or go on where its checkpoint stands, then segment and score its validation cases.
 
+    Started by torch's launcher, several processes do so together, each on a GPU of its own; all but the first
+    are silent.
+
     Returns:
         Scores of the validation cases, as written to validation/summary.json.
 
@@ -58,15 +65,24 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         TrainingError: There are not enough cases for the fold, or the training cannot go on.
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
+    from core.training.distributed import joined
+
+    with joined() as ranks:
+        return _train_together(order, observer if ranks.is_first else SilentObserver(), ranks)
+
+
+def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> EvaluationReport:
+    """Do this process's part of a training."""
     from core.training.augmentations import prediction_mirror_axes
+    from core.training.distributed import own_device
     from core.training.loop import FoldSetup, train_fold
     from core.training.splits import read_splits, split_of
 
+    order = replace(order, device=own_device(order.device, ranks))
     description = read_description(order.raw)
     configuration = order.plan.configuration(order.configuration)
-    folder = order.preprocessed
-    if folder is None:
-        folder = order.model / "preprocessed" / order.configuration
+    folder = order.preprocessed or order.model / "preprocessed" / order.configuration
+    if order.preprocessed is None and ranks.is_first:
         preprocess(
             order.raw,
             order.plan,
@@ -76,9 +92,10 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
             workers=order.threads,
             outside=order.outside,
         )
+    ranks.wait()
     store = CaseStore(folder)
     split = split_of(store.case_ids, read_splits(order.raw / SPLITS_FILE), order.fold)
-    _write_model(order, description, prediction_mirror_axes(configuration, order.settings))
+    axes = prediction_mirror_axes(configuration, order.settings)
     setup = FoldSetup(
         training_cases=OpenCases(store, split.train),
         validation_cases=OpenCases(store, split.val),
@@ -88,11 +105,23 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         folder=order.model / fold_name(order.fold),
         device=order.device,
         precision=order.precision,
+        ranks=ranks,
         goes_further=order.goes_further,
     )
-    with ProgressPlot(setup.folder / PROGRESS_FILE) as plot:
-        train_fold(setup, SeveralObservers(observer, plot))
-    return validate(order, split.val, store, observer)
+    plot = ProgressPlot(setup.folder / PROGRESS_FILE) if ranks.is_first else nullcontext(SilentObserver())
+    with plot as drawn:
+        train_fold(setup, SeveralObservers(observer, drawn))
+    if ranks.is_first:
+        _write_model(order, description, axes)
+    ranks.wait()
+    return validate(order, split.val, store, observer, ranks)
+
+
+def is_first_process() -> bool:
+    """Return whether this process speaks for all that train together; a single one does."""
+    from core.training.distributed import is_first
+
+    return is_first()
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, int] | None:
@@ -107,14 +136,16 @@ def find_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 
 def validate(
-    order: TrainOrder, case_ids: Sequence[CaseId], store: CaseStore, observer: Observer
+    order: TrainOrder, case_ids: Sequence[CaseId], store: CaseStore, observer: Observer, ranks: "Ranks"
 ) -> EvaluationReport:
     """Segment the validation cases of a trained fold and score them against the references of the dataset.
+
+    Each process segments its share of the cases, and the first one scores all of them.
 
     Source:
         Engine specification B 1.13.
     """
-    from core.evaluation.evaluate import FilePair, evaluate_files, write_summary
+    from core.evaluation.evaluate import FilePair, evaluate_files, read_summary, write_summary
     from core.inference.model import load_model
     from core.inference.predict import predict_preprocessed
 
@@ -125,18 +156,25 @@ def validate(
     folder.mkdir(parents=True, exist_ok=True)
     options = PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)
     model = load_model(order.model, options)
-    pairs = []
-    for done, case_id in enumerate(case_ids):
-        observer.report(Progress(stage="validate", done=done, total=len(case_ids)))
-        target = folder / f"{case_id}{description.file_ending}"
+    targets = {case_id: folder / f"{case_id}{description.file_ending}" for case_id in case_ids}
+    own = case_ids[ranks.rank :: ranks.count]
+    for done, case_id in enumerate(own):
+        observer.report(Progress(stage="validate", done=done, total=len(own)))
         segmentation = predict_preprocessed(model, store.load(case_id), options, QuietObserver(observer))
-        write_labels(segmentation, target, order.plan.image_reader_writer)
-        reference = references[case_id]
-        if reference is not None:
-            pairs.append(FilePair(target, reference))
+        write_labels(segmentation, targets[case_id], order.plan.image_reader_writer)
+    ranks.wait()
+    if not ranks.is_first:
+        ranks.wait()
+        return read_summary(folder / "summary.json")
+    pairs = [
+        FilePair(target, reference)
+        for case_id, target in targets.items()
+        if (reference := references[case_id]) is not None
+    ]
     report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, QuietObserver(observer))
     write_summary(report, folder)
-    observer.report(Progress(stage="validate", done=len(case_ids), total=len(case_ids)))
+    ranks.wait()
+    observer.report(Progress(stage="validate", done=len(own), total=len(own)))
     return report
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed.nn.functional as with_gradient
@@ -11,6 +12,21 @@ from torch.nn.parallel import DistributedDataParallel
 from core.errors import TrainingError
 from core.network.operations import BatchNormActivation
 from core.training.ranks import ALONE, Ranks
+
+LONGEST_WAIT = timedelta(days=2)
+"""For the first process, which preprocesses and scores alone; if one dies, torch's launcher ends the others."""
+
+
+def own_device(wanted: str, ranks: Ranks) -> str:
+    """Return the device of a process: where several train together, each has a GPU of its own, if there are any."""
+    if ranks.count == 1 or wanted not in {"auto", "cuda"} or not torch.cuda.is_available():
+        return wanted
+    return f"cuda:{ranks.rank}"
+
+
+def is_first() -> bool:
+    """Return whether this process is the only one, or the first that torch's launcher started."""
+    return not distributed.is_torchelastic_launched() or distributed.get_node_local_rank() == 0
 
 
 @contextmanager
@@ -27,7 +43,7 @@ def joined() -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        distributed.init_process_group(backend)
+        distributed.init_process_group(backend, timeout=LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:  # DistError is a RuntimeError.
         raise TrainingError(f"the processes of this training cannot meet: {error}") from error
     try:
@@ -38,6 +54,7 @@ def joined() -> Iterator[Ranks]:
             total_with_gradient=_total_with_gradient,
             joined=_wrapped,
             agreed=_agreed,
+            wait=distributed.barrier,
         )
     finally:
         distributed.destroy_process_group()

@@ -134,8 +134,9 @@ def _begin(setup: FoldSetup) -> TrainingState:
     Raises:
         TrainingError: The checkpoint is damaged, or belongs to a training with other settings.
     """
+    _require_enough_samples(setup)
     found = checkpoint.read(setup.folder)
-    device = _own_device(setup)
+    device = choose_device(setup.device)
     precision = choose_precision(setup.precision, device).name
     if found is not None and setup.precision == "auto" and is_possible(found[0].precision, device):
         precision = found[0].precision
@@ -155,23 +156,18 @@ def _begin(setup: FoldSetup) -> TrainingState:
     return state
 
 
-def _own_device(setup: FoldSetup) -> torch.device:
-    """Return the device of this process; of several processes each has a GPU of its own.
+def _require_enough_samples(setup: FoldSetup) -> None:
+    """Refuse more processes than a batch has samples.
 
     Raises:
-        DeviceError: It is not there.
-        TrainingError: A process would have no sample to compute on.
+        TrainingError: There are more.
     """
-    ranks, batch_size = setup.ranks, setup.configuration.batch_size
-    device = choose_device(setup.device)
-    if ranks.count == 1:
-        return device
-    if batch_size < ranks.count:
+    count, batch_size = setup.ranks.count, setup.configuration.batch_size
+    if batch_size < count:
         raise TrainingError(
-            f"a batch of {batch_size} cannot be shared by {ranks.count} processes; start at most {batch_size}, or "
-            "plan with a larger batch"
+            f"a batch of {batch_size} cannot be shared by {count} processes; start at most {batch_size}, or plan "
+            "with a larger batch"
         )
-    return choose_device(f"cuda:{ranks.rank}") if device.type == "cuda" else device
 
 
 def _require_same_settings(before: TrainingSettings, setup: FoldSetup) -> None:

@@ -110,7 +110,7 @@ def dice(labels: LabelSet, rules: Rules) -> Callable[[Tensor, Tensor], Tensor]:
                 sums_sbk = rules.ranks.total_with_gradient(sums_sbk.sum(1, keepdim=True))
             hit_bk, predicted_bk, true_bk = sums_sbk
             below_bk = (true_bk + predicted_bk + rules.smoothing).clamp(min=SMALLEST_DENOMINATOR)
-            dice_bk = (2 * hit_bk + rules.smoothing) / below_bk
+            dice_bk: Tensor = (2 * hit_bk + rules.smoothing) / below_bk
             if rules.batch_dice:
                 return dice_bk.mean().neg()
             sums: Tensor = rules.ranks.total_with_gradient(dice_bk.sum())

@@ -25,6 +25,10 @@ def _by_itself(*, flag: bool) -> bool:
     return flag
 
 
+def _for_nobody() -> None:
+    """Wait for the processes that there are not."""
+
+
 class Agree(Protocol):
     """Tells all processes what the first one knows."""
 
@@ -47,6 +51,8 @@ class Ranks:
     """Wraps a network so that all processes take the same steps."""
     agreed: Agree = _by_itself
     """Whether the process of rank 0 says so."""
+    wait: Callable[[], None] = _for_nobody
+    """Until all processes have come here."""
 
     @property
     def is_first(self) -> bool:

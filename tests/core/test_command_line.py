@@ -300,3 +300,70 @@ def test_stages_without_a_network_leave_torch_out(verb: str, bench: Bench, tmp_p
 
 def _geometry(path: Path) -> Geometry:
     return read_header(path).geometry
+
+
+def trained(bench: Bench, out: Path, *more: object) -> list[object]:
+    """A short training of the bench's plan."""
+    return [
+        "train", "--raw", bench.raw, "--plans", bench.plans, "--configuration", "3d_fullres", "--out", out,
+        "--iterations-per-epoch", 2, *more,
+    ]  # fmt: skip
+
+
+def test_settings_come_from_a_file_and_options_go_before_it(bench: Bench, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"epochs": 5, "optimizer": "adamw", "loss": "ce", "mirror_axes": [0]}))
+
+    assert run(*trained(bench, tmp_path / "model", "--settings", settings, "--epochs", 1)) == 0
+
+    kept = json.loads((tmp_path / "model/model.json").read_text())
+    assert (kept["settings"]["epochs"], kept["settings"]["optimizer"]) == (1, "adamw")
+    assert kept["mirror_axes"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentences"),
+    [
+        ({"epoch": 5, "loss": 3}, ("epoch: ", "loss: ", "settings are: augmentation, ")),
+        ({"loss": "focal"}, ("no loss named 'focal'; choose one of: ce, dice",)),
+        ({"augmentation": "wild"}, ("no augmentation named 'wild'",)),
+        ({"mirror_axes": [3]}, ("3",)),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    bench: Bench, tmp_path: Path, values: dict[str, Any], sentences: tuple[str, ...], capfd: Any
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(values))
+
+    assert run(*trained(bench, tmp_path / "model", "--settings", settings, "--epochs", 1)) == 1
+
+    said = capfd.readouterr().err
+    assert all(sentence in said for sentence in sentences), said
+    assert "Traceback" not in said
+
+
+def test_a_finished_training_is_continued_only_when_asked(bench: Bench, tmp_path: Path, capfd: Any) -> None:
+    model = tmp_path / "model"
+    assert run(*trained(bench, model, "--epochs", 1)) == 0
+
+    assert run(*trained(bench, model, "--epochs", 2)) == 1
+    assert "epochs 1, now 2" in capfd.readouterr().err
+    assert json.loads((model / "model.json").read_text())["settings"]["epochs"] == 1
+    assert run(*trained(bench, model, "--epochs", 2, "--continue")) == 0
+    assert len((model / "fold_0/epochs.jsonl").read_text().splitlines()) == 2
+
+
+def test_two_processes_train_and_validate_through_the_command_line(bench: Bench, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    verb = map(str, trained(bench, tmp_path / "model", "--epochs", 2))
+
+    done = subprocess.run(
+        [*launcher, "-m", "core", *verb], capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("mean foreground Dice") == 1
+    summary = json.loads((tmp_path / "model/fold_0/validation/summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 1
+    assert len((tmp_path / "model/fold_0/epochs.jsonl").read_text().splitlines()) == 2
