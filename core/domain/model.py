@@ -22,6 +22,9 @@ BEST_WEIGHTS_FILE = "weights_best.safetensors"
 FOLD_FILE = "fold.json"
 """What is known of a fold's training, beside its weights."""
 
+PREVIOUS_FOLDER = "previous"
+"""In the folder of a cascade's later stage, a whole model folder: that of the stage before."""
+
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """State of a training after its last finished epoch, in the folder of its fold; never changed, only replaced."""
 

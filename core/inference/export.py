@@ -85,14 +85,27 @@ def segmentation_from_logits(
     """
     logits = torch.as_tensor(logits_kzyx)
     change = way_back(logits.shape, properties, plan, configuration, labels)
-    parts = _decided(logits, change, labels) if _is_linear(change) else _interpolated(logits, change, labels)
-    codes_zyx = np.concatenate([part.cpu().numpy() for part in parts])
-    is_small = len(labels.foreground) < FEWEST_FOR_16_BITS
-    painted_zyx: LabelArray = _painted(codes_zyx, labels).astype(
-        np.uint8 if is_small else np.uint16, copy=False
-    )
+    painted_zyx = decided_labels(logits, change, labels)
     whole_zyx = uncropped(painted_zyx, properties.bbox_used_for_cropping, properties.shape_before_cropping)
     return np.ascontiguousarray(whole_zyx.transpose(plan.transpose_backward))
+
+
+def decided_labels(logits_kzyx: Tensor, change: Regridding, labels: LabelSet) -> LabelArray:
+    """Decide on a label for each voxel of another grid, as `segmentation_from_logits` explains.
+
+    Args:
+        logits_kzyx: One entry per head, on the grid before.
+        change: From grid to grid.
+        labels: What the heads stand for.
+
+    Returns:
+        Labels on the new grid, uint8, or uint16 from 255 foreground labels on.
+    """
+    parts = (_decided if _is_linear(change) else _interpolated)(logits_kzyx, change, labels)
+    codes_zyx = np.concatenate([part.cpu().numpy() for part in parts])
+    is_small = len(labels.foreground) < FEWEST_FOR_16_BITS
+    painted_zyx: LabelArray = _painted(codes_zyx, labels)
+    return painted_zyx.astype(np.uint8 if is_small else np.uint16, copy=False)
 
 
 def probabilities_from_logits(

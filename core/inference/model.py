@@ -1,7 +1,7 @@
 """A trained-model folder, loaded: plan, labels and one network per fold, ready for its device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from core.domain.dataset import DatasetDescription
 from core.domain.labels import LabelSet
 from core.domain.model import (
     MODEL_FILE,
+    PREVIOUS_FOLDER,
     WEIGHTS_FILE,
     ModelRecord,
     PredictionOptions,
@@ -20,8 +21,10 @@ from core.domain.model import (
 )
 from core.domain.plan import Configuration, ConfigurationName, Plan, PlanMistake, plan_error
 from core.domain.plan_check import configuration_mistakes, transposition_mistakes
+from core.domain.stages import input_channels
 from core.domain.training import Fold
-from core.errors import ModelError
+from core.errors import DomainError, ModelError
+from core.inference.cascade import with_labels_apart
 from core.inference.sliding_window import TileNetwork
 from core.network.device import Precision, choose_device, choose_precision
 from core.network.unet import UNet, build_network
@@ -44,6 +47,8 @@ class LoadedModel:
     """On the device, in the precision, without deep supervision."""
     precision: Precision
     device: torch.device
+    previous: "LoadedModel | None" = None
+    """In a cascade, the model of the stage before, if it is at hand."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -52,19 +57,71 @@ class LoadedModel:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the weights take, for whoever keeps several models."""
-        return sum(
+        """Memory that the weights take, those of a cascade's earlier stages too, for whoever keeps several models."""
+        own: int = sum(
             weight.numel() * weight.element_size()
             for network in self.networks.values()
             for weight in network.state_dict().values()
         )
+        return own if self.previous is None else own + self.previous.size_bytes
 
 
 def load_model(folder: Path, options: PredictionOptions) -> LoadedModel:
-    """Load a trained model.
+    """Load a trained model; a cascade with every stage before, as far as the folder holds them.
 
     Args:
-        folder: Holds model.json, plans.json, dataset.json and a folder per fold.
+        folder: Holds model.json, plans.json, dataset.json and a folder per fold; in a cascade the folder
+            `previous`, the model of the stage before.
+        options: Its folds, precision and device. Of stages before, every fold is taken.
+
+    Raises:
+        DomainError: As `load_stage`; of a stage before, the sentence says so.
+    """
+    stage = load_stage(folder, options)
+    if stage.configuration.previous_stage is None or not (folder / PREVIOUS_FOLDER).is_dir():
+        return stage
+    try:
+        before = load_model(folder / PREVIOUS_FOLDER, options.model_copy(update={"folds": None}))
+    except DomainError as error:
+        message = f"{PREVIOUS_FOLDER}, the stage before: {error.message}"
+        raise type(error)(message, **error.context) from error
+    return with_previous(stage, before)
+
+
+def with_previous(model: LoadedModel, previous: LoadedModel) -> LoadedModel:
+    """Let a later stage of a cascade refine what a model segments.
+
+    Raises:
+        ModelError: It is no later stage, or of another one, or of another dataset.
+    """
+    wanted = model.configuration.previous_stage
+    if wanted is None:
+        raise ModelError(
+            f"configuration {model.configuration_name} is no later stage of a cascade; predict without a "
+            "previous one"
+        )
+    if previous.configuration_name != wanted:
+        raise ModelError(
+            f"configuration {model.configuration_name} refines what {wanted} segments, but the previous model is "
+            f"of {previous.configuration_name}; give that of {wanted}"
+        )
+    for name, own, other in (
+        ("channels", model.description.channels, previous.description.channels),
+        ("labels", model.labels.foreground, previous.labels.foreground),
+    ):
+        if own != other:
+            raise ModelError(
+                f"the previous model has other {name}, {_listed(other)} instead of {_listed(own)}; give the one that "
+                f"{model.configuration_name} was trained with"
+            )
+    return replace(model, previous=previous)
+
+
+def load_stage(folder: Path, options: PredictionOptions) -> LoadedModel:
+    """Load a trained model without the stages of a cascade before it.
+
+    Args:
+        folder: As for `load_model`.
         options: Its folds, precision and device.
 
     Raises:
@@ -84,8 +141,8 @@ def load_model(folder: Path, options: PredictionOptions) -> LoadedModel:
     labels = description.label_set()
     networks = {}
     for fold in choose_folds(folder, options.folds):
-        channels, heads = len(description.channels), len(labels.heads)
-        network = build_network(configuration.architecture, channels, heads, seed=None)
+        channels = input_channels(configuration, labels)
+        network = build_network(configuration.architecture, channels, len(labels.heads), seed=None)
         _load_weights(network, folder / fold_name(fold) / WEIGHTS_FILE)
         networks[fold] = _prepared(network, precision, device)
     return LoadedModel(
@@ -134,14 +191,8 @@ def _require_fit(record: ModelRecord, configuration: Configuration) -> None:
     """Refuse what this engine cannot apply, before weights are read.
 
     Raises:
-        ModelError: It is a later stage of a cascade, or mirrors axes that its patch lacks.
+        ModelError: It mirrors axes that its patch lacks.
     """
-    if configuration.previous_stage is not None:
-        raise ModelError(
-            f"configuration {record.configuration} refines the segmentation of "
-            f"{configuration.previous_stage}; predict with a configuration that stands alone",
-            configuration=record.configuration,
-        )
     dimensions = len(configuration.patch_size)
     if not set(record.mirror_axes) <= set(range(dimensions)):
         raise ModelError(
@@ -220,13 +271,31 @@ def _prepared(network: UNet, precision: Precision, device: torch.device) -> nn.M
     return network
 
 
-def tile_network(network: nn.Module, precision: Precision, device: torch.device) -> TileNetwork:
-    """Return the network as the sliding window calls it: any tiles in, logits on the network's device out."""
+def tile_network(
+    network: nn.Module, precision: Precision, device: torch.device, previous_labels: Sequence[int] = ()
+) -> TileNetwork:
+    """Return the network as the sliding window calls it: any tiles in, logits on the network's device out.
+
+    Args:
+        network: Without deep supervision.
+        precision: Its number format.
+        device: Where it is.
+        previous_labels: In a cascade, the labels that get a channel each. The tiles' last channel is what the
+            previous stage segmented: a channel per label of a whole image could be many times its size.
+    """
 
     def run(tiles: Tensor) -> Tensor:
-        logits = network(tiles.to(device=device, dtype=precision.dtype))
+        moved = tiles.to(device)
+        if previous_labels:
+            moved = with_labels_apart(moved, previous_labels)
+        logits = network(moved.to(precision.dtype))
         if not isinstance(logits, Tensor):
             raise TypeError("a network for prediction must be built without deep supervision")
         return logits
 
     return run
+
+
+def _listed(values: Sequence[str | int]) -> str:
+    """Put names or numbers into a sentence."""
+    return ", ".join(map(str, values)) or "none"

@@ -18,9 +18,13 @@ from core.inference.export import segmentation_from_logits
 from core.inference.model import LoadedModel, tile_network
 from core.inference.sliding_window import Window, mirror_passes
 from core.io.case_store import PreprocessedCase
-from core.io.image import FloatArray, Image, LabelMap
+from core.io.image import FloatArray, Image, LabelArray, LabelMap
 from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
+
+STAGE = "predict"
+PREVIOUS_STAGE = "previous"
+"""What an observer is told of: tiles of the model, and of the earlier stages of a cascade."""
 
 CPU_BATCH_VOXELS = 1 << 15
 """Voxels of one forward pass on a CPU, unless a single tile has more already.
@@ -53,35 +57,52 @@ class Prediction:
 
 
 def predict_image(
-    model: LoadedModel, image: Image, options: PredictionOptions, observer: Observer
+    model: LoadedModel,
+    image: Image,
+    options: PredictionOptions,
+    observer: Observer,
+    *,
+    previous_zyx: LabelArray | None = None,
+    stage: str = STAGE,
 ) -> Prediction:
-    """Segment one image.
+    """Segment one image; in a cascade one stage after the other.
 
     Args:
         model: From `load_model`.
         image: All channels, in the model's channel order.
-        options: Which folds, tiles and mirroring; its precision and device were chosen with the model.
+        options: Which folds, tiles and mirroring; its precision and device were chosen with the model. Of stages
+            before, every fold is taken.
         observer: Told after each tile, and asked before each whether to stop.
+        previous_zyx: In a cascade, what the previous stage segmented, on the image's grid; the model's own
+            previous stage segments it if not given.
+        stage: What the observer is told of.
 
     Raises:
-        ImageError: The image has other channels than the model was trained on.
-        ModelError: A fold is not loaded, or a logit is not finite.
+        ImageError: The image has other channels than the model was trained on, or `previous_zyx` does not fit it.
+        ModelError: A fold is not loaded, a logit is not finite, or the stage before is missing or superfluous.
         CancelledError: The observer asked to stop.
     """
     require_channels(model, image)
-    started = perf_counter()
-    case = preprocess_case(image, None, model.plan, model.configuration, model.labels)
+    seconds, started = {}, perf_counter()
+    if previous_zyx is not None:
+        _require_previous(model, image, previous_zyx)
+    elif model.configuration.previous_stage is not None:
+        earlier = options.model_copy(update={"folds": None})
+        before = predict_image(_previous_model(model), image, earlier, observer, stage=PREVIOUS_STAGE)
+        previous_zyx = before.segmentation.labels_zyx
+        seconds["previous"] = perf_counter() - started
+    begun = perf_counter()
+    case = preprocess_case(
+        image, None, model.plan, model.configuration, model.labels, previous_zyx=previous_zyx
+    )
     preprocessed = perf_counter()
-    logits_kzyx = predict_logits(model, case.voxels_czyx, options, observer)
+    logits_kzyx = predict_logits(model, case, options, observer, stage=stage)
     computed = perf_counter()
-    segmentation = _segmentation(model, case, logits_kzyx)
+    segmentation = segmentation_of(model, case, logits_kzyx)
+    seconds |= {"preprocess": preprocessed - begun, "network": computed - preprocessed}
     return Prediction(
         segmentation=segmentation,
-        seconds={
-            "preprocess": preprocessed - started,
-            "network": computed - preprocessed,
-            "export": perf_counter() - computed,
-        },
+        seconds={**seconds, "export": perf_counter() - computed},
         precision=model.precision,
         folds=_chosen_folds(model, options),
     )
@@ -98,7 +119,7 @@ def predict_preprocessed(
     Raises:
         DomainError: As `predict_image`, channels aside.
     """
-    return _segmentation(model, case, predict_logits(model, case.voxels_czyx, options, observer))
+    return segmentation_of(model, case, predict_logits(model, case, options, observer))
 
 
 def require_channels(model: LoadedModel, image: Image) -> None:
@@ -118,32 +139,98 @@ def require_channels(model: LoadedModel, image: Image) -> None:
 
 
 def predict_logits(
-    model: LoadedModel, voxels_czyx: FloatArray, options: PredictionOptions, observer: Observer
+    model: LoadedModel,
+    case: PreprocessedCase,
+    options: PredictionOptions,
+    observer: Observer,
+    *,
+    stage: str = STAGE,
 ) -> Tensor:
-    """Average the logits of the folds over a preprocessed image.
+    """Average the logits of the folds over a preprocessed case, as `predict_image` and validation do.
 
     Returns:
-        logits_kzyx on the grid of the preprocessed image, on whichever device they fit.
+        logits_kzyx on the grid of the case, on whichever device they fit.
 
     Raises:
         DomainError: As `predict_image`, channels aside.
     """
     folds = _chosen_folds(model, options)
-    voxels = torch.from_numpy(np.require(voxels_czyx, dtype=np.float32, requirements=["C", "W"]))
+    voxels = torch.from_numpy(_network_input(model, case))
     window = _window(model, options)
     heads = len(model.labels.heads)
     home = _home(voxels, heads, model.device)
-    networks = [tile_network(model.networks[fold], model.precision, model.device) for fold in folds]
-    on_tiles = _reporting(observer, tile_count(voxels, window, folds=len(folds)))
+    labels = () if model.configuration.previous_stage is None else model.labels.foreground
+    networks = [tile_network(model.networks[fold], model.precision, model.device, labels) for fold in folds]
+    on_tiles = _reporting(observer, tile_count(voxels, window, folds=len(folds)), stage)
     return fold_mean_logits(networks, voxels.to(home), window, Accumulator(heads, home), on_tiles)
 
 
-def _segmentation(model: LoadedModel, case: PreprocessedCase, logits_kzyx: Tensor) -> LabelMap:
+def segmentation_of(model: LoadedModel, case: PreprocessedCase, logits_kzyx: Tensor) -> LabelMap:
     """Bring logits back to the grid of the image, as labels."""
     labels_zyx = segmentation_from_logits(
         logits_kzyx, case.properties, model.plan, model.configuration, model.labels
     )
     return LabelMap(labels_zyx, case.properties.geometry)
+
+
+def _network_input(model: LoadedModel, case: PreprocessedCase) -> FloatArray:
+    """Return the voxels of a case, in a cascade with what the previous stage segmented as the last channel.
+
+    Raises:
+        ModelError: It segmented nothing.
+    """
+    if model.configuration.previous_stage is None:
+        return np.require(case.voxels_czyx, dtype=np.float32, requirements=["C", "W"])
+    if case.previous_zyx is None:
+        raise _lacking(model)
+    return np.concatenate([case.voxels_czyx, case.previous_zyx[np.newaxis]], dtype=np.float32)
+
+
+def _previous_model(model: LoadedModel) -> LoadedModel:
+    """Return the model of the stage before.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if model.previous is None:
+        raise _lacking(model)
+    return model.previous
+
+
+def _lacking(model: LoadedModel) -> ModelError:
+    """Return the error that says what a later stage of a cascade needs."""
+    before = model.configuration.previous_stage
+    return ModelError(
+        f"configuration {model.configuration_name} refines what {before} segments; give that segmentation, or the "
+        f"model of {before}",
+        configuration=model.configuration_name,
+    )
+
+
+def _require_previous(model: LoadedModel, image: Image, previous_zyx: LabelArray) -> None:
+    """Refuse a segmentation that no previous stage can have made of the image.
+
+    Raises:
+        ModelError: The model is no later stage of a cascade.
+        ImageError: It lies on another grid, or holds values that are no labels.
+    """
+    before = model.configuration.previous_stage
+    if before is None:
+        raise ModelError(
+            f"configuration {model.configuration_name} is no later stage of a cascade; predict without a "
+            "previous segmentation"
+        )
+    if previous_zyx.shape != image.shape:
+        raise ImageError(
+            f"the image has {image.shape} voxels (z, y, x), but what {before} segmented has "
+            f"{previous_zyx.shape}; give its segmentation of this image"
+        )
+    unknown = sorted(set(np.unique(previous_zyx).tolist()) - set(model.labels.labels))
+    if unknown:
+        raise ImageError(
+            f"what {before} segmented holds {', '.join(map(str, unknown))}, which is no label of the model; give "
+            f"the segmentation of a model with the labels {', '.join(map(str, model.labels.labels))}"
+        )
 
 
 def _chosen_folds(model: LoadedModel, options: PredictionOptions) -> tuple[Fold, ...]:
@@ -160,11 +247,11 @@ def _chosen_folds(model: LoadedModel, options: PredictionOptions) -> tuple[Fold,
     return folds
 
 
-def _reporting(observer: Observer, total: int) -> Callable[[int], None]:
+def _reporting(observer: Observer, total: int, stage: str) -> Callable[[int], None]:
     """Return what the sliding window calls between tiles."""
 
     def on_tiles(done: int) -> None:
-        observer.report(Progress(stage="predict", done=done, total=total))
+        observer.report(Progress(stage=stage, done=done, total=total))
         if done < total and observer.stop_requested():
             raise CancelledError(f"prediction stopped after {done} of {total} tiles")
 

@@ -21,6 +21,8 @@ def preprocess_case(
     plan: Plan,
     configuration: Configuration,
     labels: LabelSet,
+    *,
+    previous_zyx: LabelArray | None = None,
 ) -> PreprocessedCase:
     """Bring a case onto the grid and into the range of values that a configuration's network expects.
 
@@ -33,6 +35,8 @@ def preprocess_case(
         plan: Axis order and intensities of the dataset.
         configuration: Spacing, normalization and resampling.
         labels: What the dataset declares.
+        previous_zyx: At inference, what the previous stage of a cascade segmented, on the image's grid; it is
+            treated as a reference is.
 
     Returns:
         The case; labels int8 or int16, -1 for background outside the nonzero mask.
@@ -44,8 +48,10 @@ def preprocess_case(
         UnknownNameError: The plan names a normalization or resampling that does not exist.
 
     Source:
-        Engine specification A 6.1.
+        Engine specification A 6.1, B 4.4.
     """
+    has_reference = labels_zyx is not None
+    labels_zyx = labels_zyx if previous_zyx is None else previous_zyx
     _require_usable(image, labels_zyx)
     axes, geometry = plan.transpose_forward, image.geometry
     voxels_czyx = image.voxels_czyx.transpose(0, *(axis + 1 for axis in axes))
@@ -69,6 +75,7 @@ def preprocess_case(
     del (
         image,
         labels_zyx,
+        previous_zyx,
         voxels_czyx,
         crop,
     )  # Where nobody else holds them, their memory serves what follows.
@@ -87,6 +94,8 @@ def preprocess_case(
     by_name = RESAMPLINGS.get(configuration.resampling_fn_seg)
     change = by_name(source, target, configuration.resampling_fn_seg_kwargs)
     resampled_zyx = np.ascontiguousarray(regrid_labels(marked_zyx, change))
+    if not has_reference:
+        return PreprocessedCase(resampled_czyx, None, properties, {}, previous_zyx=resampled_zyx)
     return PreprocessedCase(resampled_czyx, resampled_zyx, properties, class_locations(resampled_zyx, labels))
 
 

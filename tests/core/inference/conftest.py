@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from core.domain.dataset import DatasetDescription
 from core.domain.model import ModelRecord
 from core.domain.plan import Plan
+from core.domain.stages import input_channels
 from core.network.unet import build_network
 
 INTERPOLATION = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
@@ -63,6 +64,11 @@ PLANS: dict[str, Any] = {
             "resampling_fn_probabilities_kwargs": INTERPOLATION,
             "architecture": ARCHITECTURE,
         },
+        "3d_lowres": {
+            "inherits_from": "3d_fullres",
+            "spacing": [2.0, 2.0, 2.0],
+            "next_stage": "3d_cascade_fullres",
+        },
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     },
     "foreground_intensity_properties_per_channel": {},
@@ -81,11 +87,23 @@ def plan() -> Plan:
 
 @pytest.fixture
 def model_folder(tmp_path: Path, plan: Plan) -> Path:
-    folder = tmp_path / "model"
-    record = ModelRecord(configuration="3d_fullres", mirror_axes=(0, 1, 2))
+    return write_model(tmp_path / "model", plan, "3d_fullres")
+
+
+@pytest.fixture
+def cascade_folder(tmp_path: Path, plan: Plan) -> Path:
+    folder = write_model(tmp_path / "cascade", plan, "3d_cascade_fullres", seed=2)
+    write_model(folder / "previous", plan, "3d_lowres", seed=4)
+    return folder
+
+
+def write_model(folder: Path, plan: Plan, name: str, *, seed: int = 0) -> Path:
+    record = ModelRecord(configuration=name, mirror_axes=(0, 1, 2))
+    configuration, labels = plan.configuration(name), DatasetDescription.model_validate(DATASET).label_set()
     for fold in (0, 1):
         (folder / f"fold_{fold}").mkdir(parents=True)
-        network = build_network(plan.configuration("3d_fullres").architecture, 2, 2, seed=fold)
+        channels = input_channels(configuration, labels)
+        network = build_network(configuration.architecture, channels, len(labels.heads), seed=seed + fold)
         save_file(network.state_dict(), folder / f"fold_{fold}" / "weights.safetensors")
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     (folder / "plans.json").write_text(json.dumps(PLANS))

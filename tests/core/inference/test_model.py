@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from core.domain.labels import label_set
 from core.domain.model import ModelRecord, PredictionOptions
 from core.errors import ModelError, PlanError
-from core.inference.model import load_model, tile_network
+from core.inference.model import load_model, load_stage, tile_network, with_previous
 
 CPU = PredictionOptions(device="cpu", precision="fp32")
 
@@ -143,12 +145,34 @@ def test_weights_of_another_network_are_refused_with_the_differences(model_folde
         load_model(model_folder, CPU)
 
 
-def test_the_second_stage_of_a_cascade_is_refused(model_folder: Path) -> None:
-    record = ModelRecord(configuration="3d_cascade_fullres")
-    (model_folder / "model.json").write_text(json.dumps(record.to_json()))
+def test_a_cascade_is_loaded_with_the_stage_before(cascade_folder: Path) -> None:
+    model, alone = load_model(cascade_folder, CPU), load_stage(cascade_folder, CPU)
 
-    with pytest.raises(ModelError, match="refines the segmentation of 3d_lowres"):
-        load_model(model_folder, CPU)
+    assert model.previous is not None
+    assert model.previous.configuration_name == "3d_lowres"
+    assert model.size_bytes == alone.size_bytes + model.previous.size_bytes
+    assert alone.previous is None
+    assert load_model(cascade_folder, CPU.model_copy(update={"folds": (1,)})).previous.folds == (0, 1)  # type: ignore[union-attr]
+
+
+def test_what_is_wrong_with_the_stage_before_is_said_of_it(cascade_folder: Path) -> None:
+    (cascade_folder / "previous/plans.json").unlink()
+
+    with pytest.raises(ModelError, match=r"^previous, the stage before: .* no readable plans.json"):
+        load_model(cascade_folder, CPU)
+
+
+def test_a_stage_before_that_is_another_one_is_refused(cascade_folder: Path, model_folder: Path) -> None:
+    cascade, other = load_stage(cascade_folder, CPU), load_model(model_folder, CPU)
+    low = load_model(cascade_folder / "previous", CPU)
+    relabelled = replace(low, labels=label_set({"background": 0, "a": 1, "b": 2}, None))
+
+    with pytest.raises(ModelError, match=r"refines what 3d_lowres segments, but .* of 3d_fullres"):
+        with_previous(cascade, other)
+    with pytest.raises(ModelError, match="other labels, 1, 2 instead of 1"):
+        with_previous(cascade, relabelled)
+    with pytest.raises(ModelError, match="3d_fullres is no later stage"):
+        with_previous(other, low)
 
 
 def test_mirroring_an_axis_that_the_patch_lacks_is_refused(model_folder: Path) -> None:

@@ -15,6 +15,7 @@ from core.inference.predict import predict_image, predict_logits, predict_prepro
 from core.io.image import Geometry, Image
 from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
+from tests.core.training.setups import case_of
 
 OPTIONS = PredictionOptions(device="cpu", precision="fp32")
 GEOMETRY = Geometry(
@@ -128,11 +129,11 @@ def test_progress_ends_at_the_total_and_a_stop_is_heeded_between_tiles(
 
 def test_options_reach_the_sliding_window(model_folder: Path) -> None:
     model = load_model(model_folder, OPTIONS)
-    voxels = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    case = case_of(np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32), None)
 
-    plain = predict_logits(model, voxels, OPTIONS, SilentObserver())
+    plain = predict_logits(model, case, OPTIONS, SilentObserver())
     variants = [
-        predict_logits(model, voxels, OPTIONS.model_copy(update=change), SilentObserver())
+        predict_logits(model, case, OPTIONS.model_copy(update=change), SilentObserver())
         for change in ({"mirroring": False}, {"step_size": 1.0}, {"gaussian": False}, {"folds": (0,)})
     ]
 

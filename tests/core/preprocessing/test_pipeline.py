@@ -58,6 +58,23 @@ def test_without_a_reference_there_are_neither_labels_nor_locations() -> None:
     assert not case.locations
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_a_previous_stage_segmented_is_treated_as_a_reference_is(masked: bool) -> None:  # noqa: FBT001
+    plan, configuration = small_plan((1.0, 2.0, 1.0), axes=(1, 0, 2), masked=masked)
+    previous_zyx = np.zeros((8, 10, 12), np.uint16)
+    previous_zyx[:4, 4:6, :9] = 2
+    coarse = image(body(), (2.0, 1.0, 2.0))
+
+    case = preprocess_case(coarse, None, plan, configuration, LABELS, previous_zyx=previous_zyx)
+
+    reference = preprocess_case(coarse, previous_zyx, plan, configuration, LABELS)
+    assert case.previous_zyx is not None
+    assert np.array_equal(case.previous_zyx, reference.labels_zyx)  # type: ignore[arg-type]
+    assert np.array_equal(case.voxels_czyx, reference.voxels_czyx)
+    assert case.labels_zyx is None
+    assert not case.locations
+
+
 def test_a_2d_configuration_never_resamples_across_slices() -> None:
     plan, configuration = small_plan((0.5, 0.5))
 
