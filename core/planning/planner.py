@@ -18,6 +18,7 @@ from core.planning.memory import batch_size, budget, feature_maps, is_over_budge
 from core.planning.normalization import masked_channels, normalization_schemes
 from core.planning.plannable import MOST_VOXELS, require_plannable
 from core.planning.presets import DEFAULT, PRESETS, Preset
+from core.planning.revision import revised
 from core.planning.spacing import (
     IDENTITY,
     coarsened,
@@ -105,6 +106,8 @@ def plan_experiments(
             cannot be named so.
         LabelsError: The labels contradict each other.
         UnknownNameError: There is no such preset.
+        ExtensionError: The planner of a package cannot be loaded, or returns no plan.
+        PlanError: It returns one that contradicts itself.
 
     Source:
         Engine specification A 5; doi:10.1038/s41592-020-01008-z.
@@ -120,7 +123,7 @@ def plan_experiments(
     if settings.target_spacing is not None:
         _require_sensible(target, fingerprint)
     axes = IDENTITY if settings.suppress_transpose else slices_first(target)
-    return Plan(
+    made = Plan(
         dataset_name=settings.dataset_name,
         plans_name=framework.plans_name,
         original_median_spacing_after_transp=permuted(median_spacing(spacings), axes),
@@ -133,6 +136,7 @@ def plan_experiments(
         label_manager="LabelManager",
         foreground_intensity_properties_per_channel=fingerprint.foreground_intensity_properties_per_channel,
     )
+    return made if preset.revise is None else revised(made, preset.revise, fingerprint, description)
 
 
 def _require_sensible(target: Spacing, fingerprint: Fingerprint) -> None:

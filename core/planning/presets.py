@@ -1,9 +1,13 @@
 """What distinguishes one planner from another, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from core.domain.dataset import DatasetDescription
+from core.domain.fingerprint import Fingerprint
+from core.domain.plan import Plan
+from core.extensions import Group
 from core.registry import Registry
 
 ONE_VOXEL_OF_TWENTY = 0.05
@@ -27,9 +31,13 @@ class Resampling:
     """Keyword arguments for what the network returns."""
 
 
+Revise = Callable[[Plan, Fingerprint, DatasetDescription], Plan]
+"""Makes another plan of the one that the rules made, for what constants cannot say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The constants of one planner.
+    """The constants of one planner; also what a package adds.
 
     Source:
         Engine specification A 5.11 and 5.12.
@@ -54,6 +62,8 @@ class Preset:
     shares_default_cases: bool
     """Whether 2d and 3d_fullres reuse the preprocessed cases of the default plans."""
     resampling: Resampling
+    revise: Revise | None = None
+    """What is done to the plan at the end; none of ours needs it."""
 
 
 SPLINES = Resampling(
@@ -134,7 +144,7 @@ RESENC_XL = replace(
     reference_gb=40,
 )
 
-PRESETS: Registry[Preset] = Registry("preset")
+PRESETS: Registry[Preset] = Registry("preset", Group.PLANNER, Preset)
 """The planners that can be asked for by name."""
 
 PRESETS.register("default")(DEFAULT)
