@@ -8,6 +8,7 @@ import pytest
 
 from app.settings import Settings
 from core.domain.problems import NOTE_KINDS, PROBLEM_KINDS
+from core.domain.training import TrainingSettings
 from core.errors import DomainError
 from core.planning.presets import PRESETS
 from worker import raw
@@ -53,6 +54,16 @@ def test_every_setting_is_explained() -> None:
     missing = [name for name in Settings.model_fields if f"`SEG_{name.upper()}`" not in explained]
 
     assert missing == []
+
+
+def test_every_setting_of_a_training_is_explained_with_its_default() -> None:
+    explained = (ROOT / "docs" / "training.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", explained, re.MULTILINE))
+
+    assert [name for name in TrainingSettings.model_fields if name not in rows] == []
+    for name, field in TrainingSettings.model_fields.items():
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert f"{field.default:f}".rstrip("0").rstrip(".") in rows[name], name
 
 
 def test_every_preset_is_named_where_planning_is_described() -> None:
