@@ -1,19 +1,14 @@
 """What ITK says of a file, asked without decoding a voxel, and files that ITK writes."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import SimpleITK
 
 from core.errors import ImageError
 from core.io.image import PLANE_AXES, Geometry, Header, LabelArray, array_spacing
-
-sitk: Any = SimpleITK
-"""Its types are incomplete."""
-
-sitk.ProcessObject.GlobalWarningDisplayOff()  # They would go to the console; what matters is raised.
 
 IMAGE_IOS: Final = {
     ".nii.gz": "NiftiImageIO", ".nii": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO",
@@ -22,12 +17,8 @@ IMAGE_IOS: Final = {
 """Which of ITK's formats a file ending means; asking for it spares trying all."""
 
 PIXEL_TYPES: Final = {
-    sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
-    sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4", sitk.sitkUInt64: "u8", sitk.sitkInt64: "i8",
-    sitk.sitkFloat32: "f4", sitk.sitkFloat64: "f8",
-    sitk.sitkVectorUInt8: "u1", sitk.sitkVectorInt8: "i1", sitk.sitkVectorUInt16: "u2", sitk.sitkVectorInt16: "i2",
-    sitk.sitkVectorUInt32: "u4", sitk.sitkVectorInt32: "i4", sitk.sitkVectorUInt64: "u8",
-    sitk.sitkVectorInt64: "i8", sitk.sitkVectorFloat32: "f4", sitk.sitkVectorFloat64: "f8",
+    "UInt8": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "UInt32": "u4", "Int32": "i4", "UInt64": "u8",
+    "Int64": "i8", "Float32": "f4", "Float64": "f8",
 }  # fmt: skip
 """Pixels of one or several numbers as numpy names; complex ones are left out."""
 
@@ -41,6 +32,23 @@ class ShearedError(ImageError):
     """ITK refuses the file because its axes do not meet at right angles."""
 
 
+@cache
+def _sitk() -> Any:
+    """Return SimpleITK, whose types are incomplete, and which takes 70 ms to load: plain NIfTI files do without."""
+    import SimpleITK
+
+    sitk: Any = SimpleITK
+    sitk.ProcessObject.GlobalWarningDisplayOff()  # They would go to the console; what matters is raised.
+    return sitk
+
+
+@cache
+def _stored_types() -> dict[int, str]:
+    """Return ITK's types of pixels, single numbers or vectors, as numpy names."""
+    sitk, kinds = _sitk(), ("sitk", "sitkVector")
+    return {getattr(sitk, f"{kind}{name}"): stored for kind in kinds for name, stored in PIXEL_TYPES.items()}
+
+
 def ask_itk(path: Path, name: str) -> Any:
     """Return ITK's reader with the header read.
 
@@ -52,7 +60,7 @@ def ask_itk(path: Path, name: str) -> Any:
         ShearedError: The axes do not meet at right angles.
         ImageError: The header cannot be read.
     """
-    reader = sitk.ImageFileReader()
+    reader = _sitk().ImageFileReader()
     reader.SetImageIO(next(io for ending, io in IMAGE_IOS.items() if path.name.lower().endswith(ending)))
     reader.SetFileName(str(path))
     try:
@@ -97,9 +105,9 @@ def itk_header(reader: Any, name: str) -> Header:
         Engine specification A 4.3, which reads vectors as if they were volumes; here they are channels.
     """
     dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
-    stored = PIXEL_TYPES.get(reader.GetPixelID())
+    stored = _stored_types().get(reader.GetPixelID())
     if stored is None or (components > 1 and dimensions > VOLUME_AXES):
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        kind = _sitk().GetPixelIDValueAsString(reader.GetPixelID())
         raise ImageError(
             f"{name} holds {kind} voxels along {dimensions} axes; save each channel (of complex voxels the "
             "magnitude) as a volume of its own, with one number per voxel",
@@ -123,6 +131,7 @@ def write_by_itk(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None
     Raises:
         ImageError: The format cannot hold it.
     """
+    sitk = _sitk()
     image = sitk.GetImageFromArray(labels_zyx[0] if geometry.is_2d else labels_zyx)
     try:
         image.SetSpacing(geometry.file_spacing_xyz)

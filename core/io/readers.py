@@ -24,7 +24,6 @@ from core.io.image import (
     require_believable,
 )
 from core.io.orientation import as_stored
-from core.io.picture import open_picture, open_stack, save_picture, save_stack
 from core.io.volume import (
     VOLUME_ENDINGS,
     open_nifti,
@@ -63,11 +62,40 @@ READERS: Registry[Reader] = Registry("reader", Group.READER, Reader)
 """In the order in which they are tried for a dataset, those of packages last; names as in plans.json; Engine
 specification A 4.2."""
 
-READERS.register("NaturalImage2DIO")(Reader(PICTURE_ENDINGS, open_picture, save_picture, PICTURE_ENDINGS))
+
+def _open_picture(path: Path) -> ImageFile:
+    """Load the libraries for pictures, which takes 40 ms, and read the header of one."""
+    from core.io.picture import open_picture
+
+    return open_picture(path)
+
+
+def _save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
+    """Write a label map as a picture."""
+    from core.io.picture import save_picture
+
+    return save_picture(labels_zyx, geometry, path)
+
+
+def _open_stack(path: Path) -> ImageFile:
+    """Read the header of a 3D TIFF."""
+    from core.io.picture import open_stack
+
+    return open_stack(path)
+
+
+def _save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple[Path, ...]:
+    """Write a label map as a 3D TIFF."""
+    from core.io.picture import save_stack
+
+    return save_stack(labels_zyx, geometry, path)
+
+
+READERS.register("NaturalImage2DIO")(Reader(PICTURE_ENDINGS, _open_picture, _save_picture, PICTURE_ENDINGS))
 READERS.register("SimpleITKIO")(
     Reader((".nii.gz", ".nrrd", ".mha", ".gipl"), open_volume, save_volume, VOLUME_ENDINGS)
 )
-READERS.register("Tiff3DIO")(Reader(STACK_ENDINGS, open_stack, save_stack, STACK_ENDINGS))
+READERS.register("Tiff3DIO")(Reader(STACK_ENDINGS, _open_stack, _save_stack, STACK_ENDINGS))
 READERS.register("NibabelIO")(Reader((".nii", ".nii.gz"), open_nifti, save_volume, VOLUME_ENDINGS))
 READERS.register("NibabelIOWithReorient")(
     Reader((".nii", ".nii.gz"), open_nifti_turned, save_volume, VOLUME_ENDINGS)
