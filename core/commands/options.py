@@ -1,6 +1,7 @@
 """What the verbs of the command line share: options, files that a user names, progress on a terminal."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from core.domain.progress import Observer, Progress, SilentObserver
 from core.domain.training import EpochRecord, Fold
 from core.errors import DatasetError, DomainError, PlanningError, TrainingError
 
+DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+"""As `PredictionOptions` has it."""
+
 LARGEST_FILE = 2**29
 """Bytes of a JSON file; a fingerprint of a million cases has a quarter of that."""
 
@@ -29,7 +33,20 @@ Plans = Annotated[Path, typer.Option(help="plans.json")]
 Configuration = Annotated[str, typer.Option(help="2d, 3d_fullres, or another one of the plans.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; by default one per core.", min=1)]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of the arithmetic.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
+
+
+def _known_device(name: str) -> str:
+    """Refuse a device of a kind that is not used.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    if not DEVICES.fullmatch(name):
+        raise typer.BadParameter(f"there is no device {name!r}; write auto, cpu, cuda or cuda:1")
+    return name
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …", callback=_known_device)]
 
 
 class LineObserver(SilentObserver):

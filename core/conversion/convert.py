@@ -87,8 +87,8 @@ def convert_dataset(
         Engine specification A 1.3 and B 11.
     """
     manner = manner or Manner()
-    target = target.resolve()
-    _require_free(target, source.resolve())
+    target = Path(os.path.realpath(target))
+    _require_free(target, Path(os.path.realpath(source)))
     found = survey(source)
     problems = list(found.problems)
     if not manner.partly and not found.cases:

@@ -36,6 +36,9 @@ STAND_INS: Final[Mapping[str, Any]] = {
 }
 """In place of required entries that cannot be used, while the others are checked; also all that are required."""
 
+MOST_CASES: Final = 1_000_000_000
+"""Of a dataset."""
+
 SHOWN_CHARACTERS: Final = 60
 """Of a value that is quoted in a sentence."""
 
@@ -75,7 +78,7 @@ class DatasetDescription(SharedRecord):
         min_length=1
     )
     labels: dict[str, StrictInt | tuple[StrictInt, ...]] = Field(min_length=2)
-    training_cases: StrictInt = Field(alias="numTraining", ge=0)
+    training_cases: StrictInt = Field(alias="numTraining", ge=0, le=MOST_CASES)
     file_ending: StrictStr = Field(pattern=r"^\.[A-Za-z0-9.]{1,15}$")
     regions_class_order: tuple[StrictInt, ...] | None = None
     overwrite_image_reader_writer: StrictStr | None = None

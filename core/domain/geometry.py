@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Spacing = tuple[float, float, float]
 """Distance between voxel centres in millimetres, (z, y, x)."""
@@ -15,6 +15,15 @@ Axes = tuple[int, int, int]
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Half-open interval [low, high) per axis, (z, y, x)."""
+
+FINEST_MM: Final = 1e-9
+"""A thousandth of a nanometre; microscopes end at a tenth of one."""
+
+COARSEST_MM: Final = 1e6
+"""A kilometre; 2D images are given 999 mm between slices that do not exist."""
+
+MOST_VOXELS: Final = 2**36
+"""Of an image: 275 GB in 32-bit floats."""
 
 N = TypeVar("N", int, float)
 

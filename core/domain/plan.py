@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, StrictBool, StrictInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from core.domain.fingerprint import IntensityProperties
-from core.domain.geometry import Axes, Shape, Spacing
+from core.domain.geometry import COARSEST_MM, FINEST_MM, MOST_VOXELS, Axes, Spacing
+from core.domain.names import NETWORK_NAMES, last_part
 from core.domain.old_plans import with_architecture
 from core.domain.record import SharedRecord, faults, parse_json
 from core.errors import PlanError
@@ -20,12 +29,15 @@ ConfigurationName = str
 
 
 Count = Annotated[StrictInt, Field(ge=1)]
+Samples = Annotated[StrictInt, Field(ge=1, le=2**31)]
 Voxels = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 """Along an axis of a patch or kernel."""
 Features = Annotated[StrictInt, Field(ge=1, le=65_536)]
 Repeats = Annotated[StrictInt, Field(ge=1, le=1000)]
 """Of stages, and of blocks in one; all of these limits are far beyond what a machine can train."""
-Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Millimetres = Annotated[float, Field(ge=FINEST_MM, le=COARSEST_MM, allow_inf_nan=False)]
+Extent = Annotated[float, Field(gt=0, le=MOST_VOXELS, allow_inf_nan=False)]
+"""A median count of voxels, which may have a half."""
 
 
 class PlanMistake(NamedTuple):
@@ -65,12 +77,44 @@ class ArchitectureArguments(SharedRecord):
     nonlin_kwargs: dict[str, Any] | None = None
 
 
+class FreeArguments(SharedRecord):
+    """What a network is built from that a package adds: whatever that takes."""
+
+    strides: tuple[tuple[Voxels, ...], ...] = ()
+    """Of the encoder's stages, if there is an output per stage to be supervised; as those of a U-Net."""
+
+
 class Architecture(SharedRecord):
     """A network by name, with its arguments; names are looked up in a registry, never imported."""
 
     network_class_name: str
-    arch_kwargs: ArchitectureArguments
+    arch_kwargs: ArchitectureArguments | FreeArguments
     kw_requires_import: tuple[str, ...] = Field(default=(), alias="_kw_requires_import")
+
+    @field_validator("arch_kwargs", mode="before")
+    @classmethod
+    def _as_the_network_takes_them(cls, values: Any, given: ValidationInfo) -> Any:
+        """Check the arguments of our networks; what those of a package take is known where it is loaded."""
+        if not isinstance(values, Mapping):
+            return values
+        is_ours = last_part(given.data.get("network_class_name", "")) in NETWORK_NAMES
+        return (ArchitectureArguments if is_ours else FreeArguments).model_validate(values)
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether the network is one of ours, whose arguments tell everything about it."""
+        return isinstance(self.arch_kwargs, ArchitectureArguments)
+
+    @property
+    def unet(self) -> ArchitectureArguments:
+        """The arguments of one of our networks.
+
+        Raises:
+            PlanError: A package adds the network.
+        """
+        if isinstance(self.arch_kwargs, ArchitectureArguments):
+            return self.arch_kwargs
+        raise PlanError(f"what the network {self.network_class_name} is made of is known to its package only")
 
 
 class Configuration(SharedRecord):
@@ -82,10 +126,10 @@ class Configuration(SharedRecord):
 
     data_identifier: str = ""
     preprocessor_name: str = "DefaultPreprocessor"
-    batch_size: Count = 2
+    batch_size: Samples = 2
     patch_size: tuple[Voxels, ...] = Field(min_length=2, max_length=3)
     """Voxels that the network sees, two for a 2D network, in transposed order."""
-    median_image_size_in_voxels: tuple[int, ...] | tuple[float, ...] = ()
+    median_image_size_in_voxels: tuple[Count, ...] | tuple[Extent, ...] = ()
     spacing: tuple[Millimetres, ...] = Field(min_length=2, max_length=3)
     """Millimetres, after transposition; two for a 2D network."""
     normalization_schemes: tuple[str, ...]
@@ -127,8 +171,10 @@ class Plan(SharedRecord):
 
     dataset_name: str = ""
     plans_name: str = "nnUNetPlans"
-    original_median_spacing_after_transp: Spacing | None = None
-    original_median_shape_after_transp: Shape | tuple[float, float, float] | None = None
+    original_median_spacing_after_transp: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    original_median_shape_after_transp: tuple[Count, Count, Count] | tuple[Extent, Extent, Extent] | None = (
+        None
+    )
     image_reader_writer: str
     transpose_forward: Axes
     transpose_backward: Axes

@@ -17,6 +17,15 @@ TRIED_TYPE = re.compile(r"int|float|str|bool|(tuple|list|dict|literal|nullable|f
 """Parts of a pydantic error's place that stand for one branch of a union."""
 
 
+PYTHON_WORDS: Final[Mapping[str, str]] = {
+    r"^Field required$": "is required, but missing",
+    r"a valid tuple": "a list",
+    r"a valid dictionary( or instance of \w+)?": "an object, names and values in braces",
+    r"^Tuple should": "The list should",
+    r" after validation": "",
+}
+"""What pydantic writes, and what the same is in JSON."""
+
 JSON_NOUNS: Final[Mapping[type, str]] = {
     list: "a list",
     str: "a text",
@@ -54,7 +63,9 @@ def faults(error: ValidationError) -> list[tuple[str, str]]:
     Parts of a place that name the type that was tried, instead of a key or an index, are left out; so is that a
     list is too short because some of its entries are wrong.
     """
-    pairs = [(item["type"], _place(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+    pairs = [
+        (item["type"], _place(item["loc"]), _worded(item["msg"])) for item in error.errors(include_url=False)
+    ]
     places = [where for _, where, _ in pairs]
     kept = [
         (where, what)
@@ -62,6 +73,13 @@ def faults(error: ValidationError) -> list[tuple[str, str]]:
         if kind != "too_short" or not any(place.startswith(f"{where}.") for place in places)
     ]
     return list(dict.fromkeys(kept))
+
+
+def _worded(message: str) -> str:
+    """Say in the words of JSON what pydantic says in those of Python."""
+    for pattern, words in PYTHON_WORDS.items():
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _place(parts: Sequence[int | str]) -> str:
@@ -132,7 +150,7 @@ def require_writable(path: Path) -> None:
     try:
         _require_replaceable(path)
         folder = path.parent
-        while not folder.exists() and folder != folder.parent:
+        while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")

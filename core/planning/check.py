@@ -121,7 +121,8 @@ def _contradictions(
 
     One that cannot be resolved, because of a mistake in another one that it inherits from, has none.
     """
-    whole = Plan.model_validate(_STANDING_IN | {"configurations": values["configurations"]})
+    sound = {key: entries for key, entries in values["configurations"].items() if isinstance(entries, dict)}
+    whole = Plan.model_validate(_STANDING_IN | {"configurations": sound})
     try:
         chosen = None if name is None else whole.configuration(name)
     except PlanError:

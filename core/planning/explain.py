@@ -10,7 +10,7 @@ from core.domain.explanation import Decision, Explanation
 from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Shape, Spacing, permuted
 from core.domain.plan import Configuration, ConfigurationName, Plan
-from core.planning.explain_network import batch_reason, network_decisions, patch_reason
+from core.planning.explain_network import added_network, batch_reason, network_decisions, patch_reason
 from core.planning.normalization import CROPPED_MUCH, DEFAULT_SCHEME, SCHEMES
 from core.planning.planner import LOW_RESOLUTION_GAIN, LOW_RESOLUTION_SHARE
 from core.planning.prediction_memory import prediction_memory
@@ -87,7 +87,7 @@ def explain(
     costs = (
         prediction_memory(plan, name, heads, image_shape, image_spacing)
         for name in plan.configurations
-        if image_shape is not None
+        if image_shape is not None and plan.configuration(name).architecture.is_unet
     )
     return Explanation(
         plans_name=plan.plans_name,
@@ -259,6 +259,9 @@ def _configuration_decisions(known: Known, name: ConfigurationName) -> Iterator[
         value=list(chosen.spacing),
         reason=_spacing_reason(known, name, chosen),
     )
+    if not chosen.architecture.is_unet:
+        yield added_network(name, chosen)
+        return
     budget = known.preset, known.classes
     yield Decision(
         configuration=name,

@@ -104,13 +104,24 @@ def batch_reason(
 def _cost(chosen: Configuration, classes: int | None) -> int:
     """Count the activations of one sample."""
     return feature_maps(
-        chosen.patch_size, chosen.architecture.arch_kwargs, ASSUMED_CLASSES if classes is None else classes
+        chosen.patch_size, chosen.architecture.unet, ASSUMED_CLASSES if classes is None else classes
+    )
+
+
+def added_network(name: ConfigurationName, chosen: Configuration) -> Decision:
+    """Say that patch and batch cannot be explained."""
+    return Decision(
+        configuration=name,
+        topic="network",
+        value=last_part(chosen.architecture.network_class_name),
+        reason="a package adds it, and only that knows why; patch and batch were chosen for it by hand or by the "
+        "package's planner",
     )
 
 
 def network_decisions(name: ConfigurationName, chosen: Configuration) -> Iterator[Decision]:
     """Explain depth, pooling, kernels, width and resampling of a configuration."""
-    arguments = chosen.architecture.arch_kwargs
+    arguments = chosen.architecture.unet
     widths = ", ".join(map(str, arguments.features_per_stage))
     yield Decision(
         configuration=name,

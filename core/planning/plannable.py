@@ -3,23 +3,13 @@
 import logging
 from collections.abc import Iterator
 from math import isfinite, prod
-from typing import Final
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import MEASURE_AGAIN, Fingerprint, IntensityProperties
-from core.domain.geometry import Shape, Spacing
+from core.domain.geometry import COARSEST_MM, FINEST_MM, MOST_VOXELS, Shape, Spacing
 from core.errors import PlanningError
 
 log = logging.getLogger(__name__)
-
-MOST_VOXELS: Final = 2**36
-"""Of an image: 275 GB in 32-bit floats."""
-
-FINEST_MM: Final = 1e-9
-"""A thousandth of a nanometre; microscopes end at a tenth of one."""
-
-COARSEST_MM: Final = 1e6
-"""A kilometre; 2D images are given 999 mm between slices that do not exist."""
 
 
 def require_plannable(fingerprint: Fingerprint, description: DatasetDescription) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import Fingerprint
-from core.domain.geometry import Axes, Spacing, inverse, permuted
+from core.domain.geometry import MOST_VOXELS, Axes, Spacing, inverse, permuted
 from core.domain.names import plans_name_mistake
 from core.domain.plan import Configuration, Plan
 from core.domain.record import Record
@@ -16,7 +16,7 @@ from core.errors import PlanningError
 from core.planning.architecture import architecture
 from core.planning.memory import batch_size, budget, feature_maps, is_over_budget
 from core.planning.normalization import masked_channels, normalization_schemes
-from core.planning.plannable import MOST_VOXELS, require_plannable
+from core.planning.plannable import require_plannable
 from core.planning.presets import DEFAULT, PRESETS, Preset
 from core.planning.revision import revised
 from core.planning.spacing import (
@@ -216,7 +216,7 @@ def plan_configuration(grid: Grid, framework: Framework) -> Configuration:
     limit = budget(preset, len(grid.spacing), framework.gpu_memory_gb)
     chosen = _fitted_topology(grid, framework, limit)
     network = architecture(chosen, is_residual=preset.is_residual)
-    cost = feature_maps(chosen.patch_size, network.arch_kwargs, framework.classes)
+    cost = feature_maps(chosen.patch_size, network.unet, framework.classes)
     resampling = preset.resampling
     return Configuration(
         data_identifier=data_identifier(grid.configuration, framework.plans_name, preset),
@@ -244,7 +244,7 @@ def _fitted_topology(grid: Grid, framework: Framework, limit: float) -> Topology
 
     def is_too_large(candidate: Topology) -> bool:
         network = architecture(candidate, is_residual=preset.is_residual)
-        cost = feature_maps(candidate.patch_size, network.arch_kwargs, framework.classes)
+        cost = feature_maps(candidate.patch_size, network.unet, framework.classes)
         return is_over_budget(
             cost, limit, len(grid.spacing), patch_outranks_batch=preset.patch_outranks_batch
         )

@@ -51,9 +51,12 @@ def prediction_memory(
 
     Returns:
         Estimates; measured peaks lay within 25 % of `cpu_bytes` (docs/decisions/0017).
+
+    Raises:
+        PlanError: A package adds the network, so that nobody here knows what it costs.
     """
     chosen = plan.configuration(name)
-    channels, arguments = len(chosen.normalization_schemes), chosen.architecture.arch_kwargs
+    channels, arguments = len(chosen.normalization_schemes), chosen.architecture.unet
     grid = _grid(plan, chosen, image_shape, image_spacing)
     image, network, patch = prod(image_shape), prod(grid), prod(chosen.patch_size)
     weights = FLOAT * parameters(arguments, channels, heads)

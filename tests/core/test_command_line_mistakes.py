@@ -1,6 +1,7 @@
 """What the command line says to odd input: one sentence that names the file or option, and exit status 1."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,89 @@ def test_a_result_that_cannot_be_written_is_refused_before_any_work(
     assert say(*words, "file/a.json").startswith("file/a.json: file is no folder")
     assert say(*words, "n" * 256).startswith("n" * 256)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (("fingerprint", "--raw", "raw", "--out"), "raw/dataset.json"),
+        (("verify", "--raw", "raw", "--json-report"), "raw/dataset.json"),
+        ((*PLAN, "--dataset-json", "raw/dataset.json", "--out"), "raw/dataset.json"),
+        ((*PLAN, "--fingerprint", "f.json", "--out"), "f.json"),
+        (("move-plans", "--plans", "p.json", *RAW, "--out"), "p.json"),
+        (("evaluate", "--predictions", LABELS, "--references", LABELS, "--dataset-json", "raw/dataset.json",
+          "--out"), "raw/dataset.json"),
+    ],
+)  # fmt: skip
+def test_a_result_never_replaces_what_it_is_made_from(
+    say: Say, made: Path, words: tuple[str, ...], read: str
+) -> None:
+    shutil.copytree(made / "raw", "raw")
+    shutil.copyfile(made / "dataset_fingerprint.json", "f.json")
+    shutil.copyfile(made / "plans.json", "p.json")
+    before = Path(read).read_bytes()
+
+    assert "would be lost" in say(*words, read)
+    assert Path(read).read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr/new"])
+def test_preprocessed_cases_never_lie_among_the_datasets_files(say: Say, made: Path, folder: str) -> None:
+    out = ("--configuration", "2d", "--out", f"{made}/raw/{folder}")
+
+    assert "name another folder for the preprocessed cases" in say("preprocess", *RAW, *PLANS, *out)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "words"),
+    [
+        ("nowhere", LABELS, "there is no folder nowhere"),
+        (LABELS, "nowhere", "there is no folder nowhere"),
+        (LABELS, "empty", "no reference for phantom_000.nii.gz"),
+        ("empty", LABELS, "empty holds no file"),
+        (LABELS, "file", "there is no folder file"),
+    ],
+)
+def test_folders_of_segmentations_are_named(say: Say, predictions: str, references: str, words: str) -> None:
+    Path("empty").mkdir()
+    Path("file").write_text("")
+
+    said = say(
+        "evaluate", "--predictions", predictions, "--references", references, *DESCRIPTION, "--out", "s"
+    )
+
+    assert words in said
+
+
+def test_a_target_that_leads_in_a_circle_is_one_sentence(say: Say) -> None:
+    Path("loop").symlink_to("loop")
+    older = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "a"}, "training": []}
+    for folder in ("old/imagesTr", "old/labelsTr"):
+        Path(folder).mkdir(parents=True)
+    Path("old/dataset.json").write_text(json.dumps(older))
+
+    assert say("convert", "--from", "old", "--out", "loop")
+
+
+@pytest.mark.parametrize("device", ["xpu", "mps", "cuda:x", ""])
+@pytest.mark.parametrize("verb", ["train", "predict"])
+def test_a_device_is_one_that_is_used(say: Say, verb: str, device: str) -> None:
+    order = {
+        "train": (*RAW, *PLANS, "--configuration", "2d", "--out", "m"),
+        "predict": ("--model", "m", "--input", "i", "--out", "o"),
+    }
+
+    assert "write auto, cpu, cuda or cuda:1" in say(verb, *order[verb], "--device", device)
+
+
+@pytest.mark.parametrize("entry", [5, None, [], "text"])
+def test_a_configuration_that_is_none_is_named_with_the_file(say: Say, made: Path, entry: object) -> None:
+    values = json.loads((made / "plans.json").read_text())
+    Path("odd.json").write_text(
+        json.dumps(values | {"configurations": values["configurations"] | {"x": entry}})
+    )
+
+    assert say("explain", "--plans", "odd.json").startswith("odd.json cannot be used: configurations.x: ")
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", ".x", "a__b", ""])

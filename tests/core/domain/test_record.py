@@ -39,7 +39,9 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "folder")
 
-    for path in ("folder", "file/a.json", "file/deeper/a.json", "dangling", "n" * 254, "\0"):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    for path in ("loop/a.json", "folder", "file/a.json", "file/deeper/a.json", "dangling", "n" * 254, "\0"):
         with pytest.raises(OSError, match=r"\w") as raised:
             require_writable(tmp_path / path)
         assert raised.value.filename == str(tmp_path / path)

@@ -24,7 +24,7 @@ def test_feature_maps_of_reference_networks(
     chosen = topology(spacing, patch)
 
     costs = [
-        feature_maps(patch, architecture(chosen, is_residual=kind).arch_kwargs, classes=3)
+        feature_maps(patch, architecture(chosen, is_residual=kind).unet, classes=3)
         for kind in (False, True)
     ]
 
@@ -34,7 +34,7 @@ def test_feature_maps_of_reference_networks(
 
 
 def test_more_classes_cost_one_full_map_each() -> None:
-    network = architecture(topology((1.0, 1.0), (56, 40)), is_residual=False).arch_kwargs
+    network = architecture(topology((1.0, 1.0), (56, 40)), is_residual=False).unet
 
     assert feature_maps((56, 40), network, 4) - feature_maps((56, 40), network, 3) == 56 * 40
 

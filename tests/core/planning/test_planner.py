@@ -160,7 +160,7 @@ def test_a_cascade_is_linked_in_both_directions() -> None:
 
 
 def test_an_extra_large_preset_pools_the_last_stage_in_plane() -> None:
-    network = plan(LIVER, preset="resenc_xl").configuration("3d_fullres").architecture.arch_kwargs
+    network = plan(LIVER, preset="resenc_xl").configuration("3d_fullres").architecture.unet
 
     assert network.n_stages == 7
     assert network.strides[-1] == (1, 2, 2)
@@ -200,7 +200,7 @@ def test_flat_images_are_planned_in_2d_only(
     made = plan(AERIAL, preset=preset)
 
     assert batches_and_patches(made) == {"2d": (batch, patch)}
-    assert made.configuration("2d").architecture.arch_kwargs.n_stages == stages
+    assert made.configuration("2d").architecture.unet.n_stages == stages
 
 
 def test_residual_presets_share_the_cases_of_the_default_plans() -> None:
@@ -258,7 +258,7 @@ def test_every_plan_fits_its_budget_and_divides_its_patch(
 
     for name in made.configurations:
         entry = made.configuration(name)
-        network = entry.architecture.arch_kwargs
+        network = entry.architecture.unet
         reference = chosen.reference_2d if entry.is_2d else chosen.reference_3d
         slack = REFERENCE_BATCH[2] / 2 if entry.is_2d and chosen.patch_outranks_batch else 1
         cost = feature_maps(entry.patch_size, network, classes=3)

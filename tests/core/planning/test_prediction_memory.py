@@ -21,7 +21,7 @@ TOPOLOGIES = sorted(
 def test_the_weights_of_networks_are_counted(preset: str, name: str, count: int) -> None:
     network = plan(HIPPOCAMPUS, preset=preset).configuration(name).architecture
 
-    assert parameters(network.arch_kwargs, channels=1, heads=3) == count
+    assert parameters(network.unet, channels=1, heads=3) == count
 
 
 @pytest.mark.parity
