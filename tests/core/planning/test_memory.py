@@ -24,8 +24,7 @@ def test_feature_maps_of_reference_networks(
     chosen = topology(spacing, patch)
 
     costs = [
-        feature_maps(patch, architecture(chosen, is_residual=kind).unet, classes=3)
-        for kind in (False, True)
+        feature_maps(patch, architecture(chosen, is_residual=kind).unet, classes=3) for kind in (False, True)
     ]
 
     assert chosen.patch_size == patch
