@@ -10,10 +10,10 @@ from core.domain.fingerprint import IntensityProperties
 from core.domain.names import (
     ACTIVATION_NAMES,
     CONVOLUTION_NAMES,
-    NETWORK_NAMES,
     NORM_NAMES,
     UNCHANGED_GRID,
     last_part,
+    network_names,
     normalization_names,
     resampling_names,
 )
@@ -152,10 +152,11 @@ def _resampling_mistakes(chosen: Configuration) -> Iterator[PlanMistake]:
 def _network_mistakes(chosen: Configuration) -> Iterator[PlanMistake]:
     """Report what makes no network: names, operators, and lists of the wrong length."""
     network, place = chosen.architecture, "architecture.arch_kwargs"
-    kind, arguments = last_part(network.network_class_name), network.arch_kwargs
-    if kind not in NETWORK_NAMES:
-        yield from unknown("architecture.network_class_name", [kind], NETWORK_NAMES, "network architecture")
+    kind = last_part(network.network_class_name)
+    yield from unknown("architecture.network_class_name", [kind], network_names(), "network architecture")
+    if not network.is_unet:
         return
+    arguments = network.unet
     yield from _operator_mistakes(arguments, len(chosen.patch_size), place)
     before = list(_length_mistakes(arguments, BLOCKS_KEY[kind], len(chosen.patch_size), place))
     yield from before or [*_pooling_mistakes(chosen, place), *_size_mistakes(chosen, place)]
@@ -221,7 +222,7 @@ def _length_mistakes(
 
 def _pooling_mistakes(chosen: Configuration, place: str) -> Iterator[PlanMistake]:
     """Compare the patch with how often it is halved."""
-    divisors = [prod(factors) for factors in zip(*chosen.architecture.arch_kwargs.strides, strict=True)]
+    divisors = [prod(factors) for factors in zip(*chosen.architecture.unet.strides, strict=True)]
     for axis, (size, divisor) in enumerate(zip(chosen.patch_size, divisors, strict=True)):
         if size % divisor:
             lower, upper = size // divisor * divisor, -(-size // divisor) * divisor
@@ -241,7 +242,7 @@ def _pooling_mistakes(chosen: Configuration, place: str) -> Iterator[PlanMistake
 
 def _size_mistakes(chosen: Configuration, place: str) -> Iterator[PlanMistake]:
     """Report a patch, and convolutions, that no machine could hold."""
-    voxels, arguments = prod(chosen.patch_size), chosen.architecture.arch_kwargs
+    voxels, arguments = prod(chosen.patch_size), chosen.architecture.unet
     if voxels > MOST_PATCH_VOXELS:
         yield PlanMistake(
             "patch_size", f"has {voxels:.3g} voxels; at most {MOST_PATCH_VOXELS:.3g} are possible"

@@ -26,6 +26,7 @@ from core.domain.training import Fold
 from core.errors import DomainError, ModelError
 from core.inference.cascade import with_labels_apart
 from core.inference.sliding_window import TileNetwork
+from core.network.contract import InFormat, Network
 from core.network.device import Precision, choose_device, choose_precision
 from core.network.unet import UNet, build_network
 
@@ -226,7 +227,7 @@ def choose_folds(folder: Path, wanted: Sequence[Fold] | None) -> tuple[Fold, ...
     return tuple(dict.fromkeys(wanted))
 
 
-def _load_weights(network: UNet, path: Path) -> None:
+def _load_weights(network: Network, path: Path) -> None:
     """Put weights into a network.
 
     Raises:
@@ -261,10 +262,12 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     return faults
 
 
-def _prepared(network: UNet, precision: Precision, device: torch.device) -> nn.Module:
+def _prepared(network: Network, precision: Precision, device: torch.device) -> nn.Module:
     """Move a network to its device and format; norms keep float32, in which they take their statistics."""
     network.deep_supervision = False
     network.requires_grad_(requires_grad=False).eval().to(device)
+    if not isinstance(network, UNet):
+        return InFormat(network, precision.name, device)
     for module in network.modules():
         if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001 - the base of all convolutions
             module.to(precision.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.domain.model import PredictionOptions
+from core.domain.plan import Architecture
 from core.domain.progress import Observer, Progress
 from core.domain.training import Fold
 from core.errors import CancelledError, ImageError, ModelError
@@ -39,6 +40,9 @@ GPU_BATCH_VOXELS = 1 << 24
 
 GPU_BYTES_PER_VOXEL = 12
 """Memory of a forward pass per voxel and feature of the first stage: six feature maps of two bytes."""
+
+ASSUMED_FEATURES = 32
+"""Of the first stage, where only a package knows."""
 
 GPU_SHARE = 0.5
 """Share of the free GPU memory that one forward pass may take, and likewise image and sums together."""
@@ -197,6 +201,16 @@ def _previous_model(model: LoadedModel) -> LoadedModel:
     return model.previous
 
 
+def require_whole(model: LoadedModel) -> None:
+    """Refuse a later stage of a cascade whose stages before are not at hand, before an image is read.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    if model.configuration.previous_stage is not None:
+        require_whole(_previous_model(model))
+
+
 def _lacking(model: LoadedModel) -> ModelError:
     """Return the error that says what a later stage of a cascade needs."""
     before = model.configuration.previous_stage
@@ -265,7 +279,7 @@ def _window(model: LoadedModel, options: PredictionOptions) -> Window:
     """
     patch = model.configuration.patch_size
     axes = model.mirror_axes if options.mirroring else ()
-    budget = _batch_voxels(model.device, model.configuration.architecture.arch_kwargs.features_per_stage[0])
+    budget = _batch_voxels(model.device, _features(model.configuration.architecture))
     fits = max(1, budget // prod(patch))
     passes = min(fits, len(mirror_passes(axes)))
     if model.device.type == "cpu":
@@ -278,6 +292,11 @@ def _window(model: LoadedModel, options: PredictionOptions) -> Window:
         tiles_per_batch=fits // passes,
         passes_per_batch=passes,
     )
+
+
+def _features(architecture: Architecture) -> int:
+    """Return the feature maps of the finest stage; of a package's network a guess."""
+    return architecture.unet.features_per_stage[0] if architecture.is_unet else ASSUMED_FEATURES
 
 
 def _batch_voxels(device: torch.device, features: int) -> int:

@@ -1,7 +1,7 @@
 """The U-Nets of the method, by name: plain and residual encoder, one decoder, He initialization."""
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core.domain.names import last_part
 from core.domain.plan import Architecture, ArchitectureArguments
 from core.errors import PlanError
+from core.extensions import Group
 from core.network.blocks import (
     DEFAULT_SLOPE,
     ConvStack,
@@ -18,22 +19,20 @@ from core.network.blocks import (
     Size,
     layers,
 )
+from core.network.contract import Build, Network, build_added
 from core.network.operations import BatchNormActivation, InstanceNormActivation, Upsampling, upsample
 from core.registry import Registry
 
 Stage = Callable[[tuple[int, int], int, Size, Size, Layers], nn.Module]
 """Makes an encoder stage of (input and output channels, count, kernel, stride, layers)."""
 
-Build = Callable[[ArchitectureArguments, int, int], "UNet"]
-"""Makes a network of (arguments, input channels, heads)."""
-
-ARCHITECTURES: Registry[Build] = Registry("network architecture")
+ARCHITECTURES: Registry[Build] = Registry("network architecture", Group.ARCHITECTURE)
 """Networks by the last part of `network_class_name`."""
 
 
 def build_network(
     architecture: Architecture, input_channels: int, heads: int, *, seed: int | None = 0
-) -> "UNet":
+) -> Network:
     """Build a network with freshly drawn weights, the same for the same seed.
 
     Args:
@@ -46,22 +45,22 @@ def build_network(
     Raises:
         UnknownNameError: The plan names an architecture or an operator that is not known.
         PlanError: The arguments contradict each other.
+        ExtensionError: A package adds the architecture, and it cannot be loaded.
     """
-    build = ARCHITECTURES.get(last_part(architecture.network_class_name))
+    name = last_part(architecture.network_class_name)
+    build = ARCHITECTURES.get(name)
+    if name not in ARCHITECTURES.own():
+        return build_added(build, architecture, input_channels, heads, seed or 0)
     with torch.device("meta"):
-        network = build(architecture.arch_kwargs, input_channels, heads)
+        network = cast("UNet", build(architecture.arch_kwargs.to_json(), input_channels, heads))
     if seed is not None:
         network.to_empty(device="cpu")
         initialize(network, torch.Generator().manual_seed(seed))
     return network
 
 
-class UNet(nn.Module):
-    """Encoder and decoder with skip connections.
-
-    Set `deep_supervision` to False to get the logits of the highest resolution alone, as prediction
-    wants them; the weights of all heads exist either way.
-    """
+class UNet(Network):
+    """Encoder and decoder with skip connections; the weights of all heads exist with deep supervision or without."""
 
     def __init__(self, encoder: "Encoder", decoder: "Decoder") -> None:
         super().__init__()
@@ -155,12 +154,13 @@ class Decoder(nn.Module):
 
 
 @ARCHITECTURES.register("PlainConvUNet")
-def plain_unet(arguments: ArchitectureArguments, input_channels: int, heads: int) -> UNet:
+def plain_unet(arch_kwargs: Mapping[str, Any], input_channels: int, heads: int) -> UNet:
     """Build a U-Net whose encoder stages are convolution blocks in a row.
 
     Source:
         Engine specification A 7.2.
     """
+    arguments = ArchitectureArguments.model_validate(arch_kwargs)
     shared = layers(arguments)
     counts = _checked(arguments, "n_conv_per_stage")
     stages = [
@@ -177,12 +177,13 @@ def plain_unet(arguments: ArchitectureArguments, input_channels: int, heads: int
 
 
 @ARCHITECTURES.register("ResidualEncoderUNet")
-def residual_unet(arguments: ArchitectureArguments, input_channels: int, heads: int) -> UNet:
+def residual_unet(arch_kwargs: Mapping[str, Any], input_channels: int, heads: int) -> UNet:
     """Build a U-Net whose encoder is a stem and stages of residual blocks.
 
     Source:
         Engine specification A 7.3.
     """
+    arguments = ArchitectureArguments.model_validate(arch_kwargs)
     shared = layers(arguments)
     counts = _checked(arguments, "n_blocks_per_stage")
     width = arguments.features_per_stage[0]

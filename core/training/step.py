@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
 from core.domain.training import EpochRecord, TrainingSettings
+from core.errors import TrainingError
+from core.network.contract import Network
 from core.network.device import autocast
-from core.network.unet import UNet
 from core.training.loss import Loss, deeply_supervised
 from core.training.optimizer import make_optimizer
 from core.training.patches import Batch
@@ -25,7 +26,7 @@ REGION_THRESHOLD = 0.5
 class TrainingState:
     """A network, what optimises it, and how it came along; the one thing that training changes."""
 
-    network: UNet
+    network: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
     """Keeps gradients within float16's range; None in other formats."""
@@ -44,7 +45,7 @@ class TrainingState:
 
 
 def make_training_state(
-    network: UNet,
+    network: Network,
     settings: TrainingSettings,
     precision: PrecisionName,
     device: torch.device,
@@ -92,11 +93,20 @@ def train_step(state: TrainingState, batch: Batch, loss: Loss, gradient_norm_lim
 
 
 def _loss(state: TrainingState, model: nn.Module, batch: Batch, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Return the deeply supervised loss and the logits of the highest resolution."""
+    """Return the deeply supervised loss and the logits of the highest resolution.
+
+    Raises:
+        TrainingError: A package's network returns more outputs than its plan has strides for.
+    """
     with autocast(state.precision, state.device):
         logits = model(batch.voxels_bczyx)
     outputs: Sequence[Tensor] = logits if isinstance(logits, tuple) else (logits,)
-    return deeply_supervised(loss, outputs, batch.targets), outputs[0]
+    if len(outputs) > len(batch.targets):
+        raise TrainingError(
+            f"the network returns {len(outputs)} outputs, but by the strides in its arch_kwargs there is "
+            f"{len(batch.targets)}: correct them in the plan, or update the package that adds the network"
+        )
+    return deeply_supervised(loss, outputs, batch.targets[: len(outputs)]), outputs[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ Scales = tuple[tuple[float, ...], ...]
 
 
 def deep_supervision_scales(architecture: Architecture) -> Scales:
-    """Derive the outputs' sizes from the encoder's strides; the bottleneck has no output.
+    """Derive the outputs' sizes from the encoder's strides; the bottleneck has no output. Without strides: none.
 
     Source:
         Engine specification B 1.7.

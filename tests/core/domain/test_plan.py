@@ -88,3 +88,33 @@ def test_no_value_of_an_entry_is_a_surprise(value: object) -> None:
         values["configurations"]["odd"] = {"inherits_from": "3d_fullres", key: value}
 
         assert {mistake.where.split(".")[1] for mistake in form_mistakes(values)} <= {"odd"}
+
+
+def test_the_arguments_of_a_network_that_a_package_adds_are_free() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    network = {
+        "network_class_name": "some.where.Tokens",
+        "arch_kwargs": {"width": 8, "depths": [2, {"a": None}]},
+    }
+    values["configurations"]["2d"]["architecture"] = network
+
+    made = Plan.parse(json.dumps(values)).configuration("2d").architecture
+
+    assert made.to_json() == network
+    assert not made.is_unet
+    with pytest.raises(PlanError, match="Tokens is made of is known to its package only"):
+        _ = made.unet
+
+
+@pytest.mark.parametrize("name", ["PlainConvUNet", "some.where.ResidualEncoderUNet"])
+def test_the_arguments_of_our_networks_are_not(name: str) -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"]["2d"]["architecture"] = {
+        "network_class_name": name,
+        "arch_kwargs": {"n_stages": "2"},
+    }
+
+    places = [mistake.where for mistake in form_mistakes(values)]
+
+    assert "configurations.2d.architecture.arch_kwargs.n_stages" in places
+    assert "configurations.2d.architecture.arch_kwargs.strides" in places

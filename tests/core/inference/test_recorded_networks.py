@@ -12,7 +12,8 @@ from core.domain.dataset import DatasetDescription
 from core.domain.plan import Plan
 from core.inference.ensemble import Accumulator, fold_mean_logits
 from core.inference.sliding_window import Window
-from core.network.unet import UNet, build_network
+from core.network.contract import Network
+from core.network.unet import build_network
 
 GOLDENS = Path(__file__).resolve().parents[3] / "../shared/goldens/inference_goldens/tiny_nets"
 NETWORKS = {"plain2d": "2d", "plain3d": "3d_fullres", "resenc3d": "3d_fullres"}
@@ -29,7 +30,7 @@ pytestmark = [
 
 
 @pytest.fixture(params=NETWORKS)
-def network(request: pytest.FixtureRequest) -> tuple[UNet, tuple[int, ...], dict[str, npt.NDArray[Any]]]:
+def network(request: pytest.FixtureRequest) -> tuple[Network, tuple[int, ...], dict[str, npt.NDArray[Any]]]:
     folder = GOLDENS / request.param
     configuration = Plan.parse((folder / "plans.json").read_text()).configuration(NETWORKS[request.param])
     labels = DatasetDescription.parse((folder / "dataset.json").read_text()).label_set()
@@ -41,7 +42,7 @@ def network(request: pytest.FixtureRequest) -> tuple[UNet, tuple[int, ...], dict
         return network.eval(), configuration.patch_size, dict(recorded)
 
 
-def test_logits_of_a_batch(network: tuple[UNet, tuple[int, ...], dict[str, npt.NDArray[Any]]]) -> None:
+def test_logits_of_a_batch(network: tuple[Network, tuple[int, ...], dict[str, npt.NDArray[Any]]]) -> None:
     unet, _, recorded = network
 
     with torch.inference_mode():
@@ -62,7 +63,7 @@ def test_logits_of_a_batch(network: tuple[UNet, tuple[int, ...], dict[str, npt.N
     ],
 )
 def test_logits_of_an_image(
-    network: tuple[UNet, tuple[int, ...], dict[str, npt.NDArray[Any]]],
+    network: tuple[Network, tuple[int, ...], dict[str, npt.NDArray[Any]]],
     image: int,
     name: str,
     variant: dict[str, Any],

@@ -8,7 +8,7 @@ import torch
 
 from core.domain.plan import Architecture
 from core.errors import ModelError, PlanError, UnknownNameError
-from core.network.unet import UNet, build_network
+from core.network.unet import build_network
 from core.network.weights import canonical, expanded
 
 GOLDENS = Path(__file__).resolve().parents[3] / "../shared/goldens"
@@ -172,7 +172,7 @@ def test_an_alias_with_other_values_is_refused() -> None:
 def test_topology_equals_the_recorded_one(path: Path) -> None:
     recorded = json.loads(path.read_text())
     recipe = Architecture.model_validate(recorded["architecture"])
-    network: UNet = build_network(recipe, recorded["input_channels"], recorded["output_channels"], seed=None)
+    network = build_network(recipe, recorded["input_channels"], recorded["output_channels"], seed=None)
 
     official = expanded(network.state_dict())
 

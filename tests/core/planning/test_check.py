@@ -211,7 +211,8 @@ def test_names_that_packages_add_are_good_and_not_loaded(tmp_path: Path) -> None
     full(values).update(normalization_schemes=["Added"])
     for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
         full(values).update({key: "Added", f"{key}_kwargs": {"anything": 1}})
-    groups = (Group.READER, Group.NORMALIZATION, Group.RESAMPLING)
+    full(values)["architecture"] = {"network_class_name": "some.where.Added", "arch_kwargs": {"width": 8}}
+    groups = (Group.READER, Group.NORMALIZATION, Group.RESAMPLING, Group.ARCHITECTURE)
 
     with installed(
         tmp_path,
@@ -220,7 +221,7 @@ def test_names_that_packages_add_are_good_and_not_loaded(tmp_path: Path) -> None
         {key: {"Added": "made_for_plans:it"} for key in groups},
     ):
         assert plan_mistakes(values, HIPPOCAMPUS[1]) == []
-    assert len(plan_mistakes(values, HIPPOCAMPUS[1])) == 5
+    assert len(plan_mistakes(values, HIPPOCAMPUS[1])) == 6
 
 
 def test_a_plan_of_endless_heirs_is_refused_at_once() -> None:

@@ -125,3 +125,14 @@ def test_memory_is_estimated_for_an_image() -> None:
 
     assert [cost.configuration for cost in found.prediction] == list(plan(LIVER).configurations)
     assert explain(plan(LIVER)).prediction == ()
+
+
+def test_of_a_network_that_a_package_adds_only_its_name_is_explained() -> None:
+    network = {"network_class_name": "some.where.Tokens", "arch_kwargs": {"width": 8}}
+    made = edited(plan(HIPPOCAMPUS), "2d", architecture=network)
+
+    found = explain(made, image_shape=(36, 50, 35))
+
+    assert "only that knows why" in reasons(made)[("2d", "network")]
+    assert ("2d", "patch_size") not in reasons(made)
+    assert [cost.configuration for cost in found.prediction] == ["3d_fullres"]
