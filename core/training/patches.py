@@ -134,9 +134,7 @@ def _patch(setup: SamplingSetup, sample: SampleParameters, device: torch.device)
     maps = [_labels(case, sample.case_id)]
     if setup.is_cascade:
         maps.append(_previous(case, sample.case_id))
-    labels = np.stack(
-        [read_box(one_zyx, box, within, OUTSIDE).astype(np.int16, copy=False) for one_zyx in maps]
-    )
+    labels = np.stack([read_box(one_zyx, box, within, OUTSIDE, np.int16) for one_zyx in maps])
     voxels_czyx, labels_lzyx = torch.from_numpy(voxels).to(device), torch.from_numpy(labels).to(device)
     if spatial is None:
         return voxels_czyx, labels_lzyx

@@ -94,7 +94,9 @@ def _present(case: PreprocessedCase, keys: list[str]) -> list[str]:
     return [key for key in keys if len(case.locations.get(key, ())) > 0]
 
 
-def read_box(source: npt.NDArray[V], box: Box, within: Box, padding: float) -> npt.NDArray[V]:
+def read_box(
+    source: npt.NDArray[V], box: Box, within: Box, padding: float, dtype: npt.DTypeLike | None = None
+) -> npt.NDArray[V]:
     """Copy a box from an array whose last three axes are (z, y, x).
 
     Args:
@@ -102,9 +104,10 @@ def read_box(source: npt.NDArray[V], box: Box, within: Box, padding: float) -> n
         box: What to copy; it may reach beyond the array.
         within: What may be looked at; padding elsewhere.
         padding: The value of everything else.
+        dtype: Of the copy, which must hold the padding; that of the array if not given.
     """
     sizes = [high - low for low, high in box]
-    copied = np.full((*source.shape[:-3], *sizes), padding, dtype=source.dtype)
+    copied = np.full((*source.shape[:-3], *sizes), padding, dtype=source.dtype if dtype is None else dtype)
     reach = [
         (max(low, first, 0), min(high, end, extent))
         for (low, high), (first, end), extent in zip(box, within, source.shape[-3:], strict=True)

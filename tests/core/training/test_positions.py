@@ -182,3 +182,12 @@ def test_nothing_is_read_beyond_the_initial_patch() -> None:
 
     assert copied[1:4, 1:4].tolist() == np.ones((3, 3, 2)).tolist()
     assert (copied == 1).sum() == 18
+
+
+def test_labels_without_a_sign_are_padded_as_others_are() -> None:
+    source = np.full((2, 2, 2), 200, np.uint8)
+
+    copied = read_box(source, ((0, 2), (0, 2), (1, 3)), ((0, 2), (0, 2), (0, 2)), -1, np.int16)
+
+    assert copied.dtype == np.int16
+    assert copied[0, 0].tolist() == [200, -1]
