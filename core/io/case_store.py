@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -194,13 +194,13 @@ class OpenCases(Mapping[CaseId, PreprocessedCase]):
     """Cases of a store, opened when they are asked for; the ones asked for last stay open.
 
     Args:
-        store: Where they are.
+        load: Opens one, such as `CaseStore.load`.
         case_ids: Which.
     """
 
-    def __init__(self, store: CaseStore, case_ids: Sequence[CaseId]) -> None:
+    def __init__(self, load: Callable[[CaseId], PreprocessedCase], case_ids: Sequence[CaseId]) -> None:
         self._case_ids = dict.fromkeys(case_ids)
-        self._load = lru_cache(maxsize=OPEN_CASES)(store.load)
+        self._load = lru_cache(maxsize=OPEN_CASES)(load)
 
     def __getitem__(self, case_id: CaseId) -> PreprocessedCase:
         if case_id not in self._case_ids:

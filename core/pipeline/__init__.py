@@ -1,5 +1,6 @@
 """The verbs in order: verify, fingerprint, plan, preprocess, train, predict, evaluate; files in, files out."""
 
+from core.pipeline.cascades import next_stage_folder
 from core.pipeline.data import (
     convert,
     default_workers,
@@ -38,6 +39,7 @@ __all__ = [
     "is_older",
     "load",
     "move_plan",
+    "next_stage_folder",
     "plan",
     "plan_dataset",
     "predict_files",

@@ -1,9 +1,10 @@
 """Train one fold, and score its validation cases."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,13 +14,16 @@ from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
 from core.domain.record import write_json
 from core.domain.report import EvaluationReport
+from core.domain.stages import next_stages
 from core.domain.training import Fold, TrainingSettings
-from core.io.case_store import CaseStore, OpenCases
+from core.io.case_store import CaseStore, OpenCases, PreprocessedCase
 from core.io.cases import (
     find_cases,
     read_description,
 )
+from core.io.next_stage import load_with_previous
 from core.io.readers import write_labels
+from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
 from core.pipeline.data import preprocess
 from core.plots import PROGRESS_FILE, ProgressPlot
 
@@ -46,6 +50,11 @@ class TrainOrder:
     precision: PrecisionName | Literal["auto"] = "auto"
     device: str = "auto"
     threads: int | None = None
+    previous: Sequence[Path] = ()
+    """In a later stage of a cascade, where the folds of the stage before left what they segmented for it, one
+    folder or several; see `core.pipeline.cascades.next_stage_folder`."""
+    previous_model: Path | None = None
+    """Folder of the model of the stage before, to be kept within this one, which then predicts by itself."""
     outside: bool = False
     """Whether dataset.json may list files outside `raw`; see `core.io.cases.find_cases`."""
     goes_further: bool = False
@@ -62,7 +71,9 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         Scores of the validation cases, as written to validation/summary.json.
 
     Raises:
-        TrainingError: There are not enough cases for the fold, or the training cannot go on.
+        TrainingError: There are not enough cases for the fold, the stage before has not segmented them, or the
+            training cannot go on.
+        ModelError: The model of the stage before is none.
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
     from core.training.distributed import joined
@@ -74,6 +85,7 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
 def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> EvaluationReport:
     """Do this process's part of a training."""
     from core.training.augmentations import prediction_mirror_axes
+    from core.training.cascade import previous_files, require_previous
     from core.training.distributed import own_device
     from core.training.loop import FoldSetup, train_fold
     from core.training.splits import read_splits, split_of
@@ -81,7 +93,16 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     order = replace(order, device=own_device(order.device, ranks))
     description = read_description(order.raw)
     configuration = order.plan.configuration(order.configuration)
+    for name in next_stages(order.plan, order.configuration):
+        next_stage_folder(order.model, name)
     folder = order.preprocessed or order.model / "preprocessed" / order.configuration
+    case_ids = _case_ids(order, description)
+    splits = read_splits(order.raw / SPLITS_FILE)
+    split = split_of(case_ids, splits, order.fold)
+    previous = previous_files(order.previous, configuration, order.configuration, case_ids)
+    require_previous(previous, split, configuration, case_ids, splits)
+    if configuration.previous_stage is not None and order.previous_model is not None and ranks.is_first:
+        keep_previous(order.previous_model, order.model, configuration.previous_stage)
     if order.preprocessed is None and ranks.is_first:
         preprocess(
             order.raw,
@@ -93,12 +114,11 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
             outside=order.outside,
         )
     ranks.wait()
-    store = CaseStore(folder)
-    split = split_of(store.case_ids, read_splits(order.raw / SPLITS_FILE), order.fold)
+    load = partial(load_with_previous, CaseStore(folder), previous)
     axes = prediction_mirror_axes(configuration, order.settings)
     setup = FoldSetup(
-        training_cases=OpenCases(store, split.train),
-        validation_cases=OpenCases(store, split.val),
+        training_cases=OpenCases(load, split.train),
+        validation_cases=OpenCases(load, split.val),
         configuration=configuration,
         labels=description.label_set(),
         settings=order.settings,
@@ -114,7 +134,7 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     if ranks.is_first:
         _write_model(order, description, axes)
     ranks.wait()
-    return validate(order, split.val, store, observer, ranks)
+    return validate(order, setup.validation_cases, observer, ranks)
 
 
 def is_first_process() -> bool:
@@ -135,33 +155,44 @@ def find_checkpoint(folder: Path) -> tuple[Path, int] | None:
     return checkpoint.find(folder)
 
 
+def _case_ids(order: TrainOrder, description: DatasetDescription) -> Sequence[CaseId]:
+    """Return all cases that are preprocessed, or will be; so that what is wrong is said before, not after."""
+    if order.preprocessed is not None:
+        return CaseStore(order.preprocessed).case_ids
+    return [case.case_id for case in find_cases(order.raw, description, outside=order.outside)]
+
+
 def validate(
-    order: TrainOrder, case_ids: Sequence[CaseId], store: CaseStore, observer: Observer, ranks: "Ranks"
+    order: TrainOrder, cases: Mapping[CaseId, PreprocessedCase], observer: Observer, ranks: "Ranks"
 ) -> EvaluationReport:
     """Segment the validation cases of a trained fold and score them against the references of the dataset.
 
-    Each process segments its share of the cases, and the first one scores all of them.
+    Each process segments its share of the cases, and the first one scores all of them. What later stages of a
+    cascade refine is written for them too.
 
     Source:
         Engine specification B 1.13.
     """
     from core.evaluation.evaluate import FilePair, evaluate_files, read_summary, write_summary
-    from core.inference.model import load_model
-    from core.inference.predict import predict_preprocessed
+    from core.inference.model import load_stage
+    from core.inference.predict import predict_logits, segmentation_of
 
     description = read_description(order.raw)
-    cases = find_cases(order.raw, description, outside=order.outside)
-    references = {case.case_id: case.label for case in cases}
+    files = find_cases(order.raw, description, outside=order.outside)
+    references = {case.case_id: case.label for case in files}
     folder = order.model / fold_name(order.fold) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     options = PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)
-    model = load_model(order.model, options)
-    targets = {case_id: folder / f"{case_id}{description.file_ending}" for case_id in case_ids}
-    own = case_ids[ranks.rank :: ranks.count]
+    model = load_stage(order.model, options)
+    targets = {case_id: folder / f"{case_id}{description.file_ending}" for case_id in cases}
+    own = list(cases)[ranks.rank :: ranks.count]
     for done, case_id in enumerate(own):
         observer.report(Progress(stage="validate", done=done, total=len(own)))
-        segmentation = predict_preprocessed(model, store.load(case_id), options, QuietObserver(observer))
+        case = cases[case_id]
+        logits_kzyx = predict_logits(model, case, options, QuietObserver(observer))
+        segmentation = segmentation_of(model, case, logits_kzyx)
         write_labels(segmentation, targets[case_id], order.plan.image_reader_writer)
+        hand_on(model, case_id, case, logits_kzyx, fold=order.fold, folder=order.model)
     ranks.wait()
     if not ranks.is_first:
         ranks.wait()

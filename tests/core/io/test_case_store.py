@@ -251,7 +251,7 @@ def test_more_cases_than_files_may_be_open(tmp_path: Path, few_files: int) -> No
     for case_id in case_ids[1:]:
         store.adopt(case_id, store.file(case_ids[0]))
 
-    cases = OpenCases(store, case_ids)
+    cases = OpenCases(store.load, case_ids)
 
     assert len(cases) == len(case_ids)
     assert all(opened.voxels_czyx[0, 0, 0, 0] != 0 for opened in cases.values())
