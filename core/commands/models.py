@@ -25,6 +25,13 @@ def predict(
     folds: Annotated[str | None, typer.Option(help="0,1,… ; by default all that the model has.")] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring")] = False,  # noqa: FBT002 - a switch
     step_size: Annotated[float, typer.Option(min=0.05, max=1)] = 0.5,
+    previous: Annotated[
+        Path | None,
+        typer.Option(help="For a later stage of a cascade: folder of what the stage before segmented."),
+    ] = None,
+    previous_model: Annotated[
+        Path | None, typer.Option(help="Or its model folder; by default the one within the model.")
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
@@ -39,7 +46,9 @@ def predict(
         device=device,
     )
     with observing() as observer:
-        count = pipeline.predict_folder(model, input, out, options, observer)
+        count = pipeline.predict_folder(
+            model, input, out, options, observer, previous=previous, previous_model=previous_model
+        )
     print(f"{count} cases segmented in {out}")
 
 

@@ -50,6 +50,12 @@ def train(
     preprocessed: Annotated[
         Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
     ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a later stage of a cascade: model folder of the stage before, of which every fold is trained."
+        ),
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     tensorboard: Annotated[
@@ -73,6 +79,8 @@ def train(
         settings=_settings(settings, {key: value for key, value in values.items() if value is not None}),
         model=out,
         preprocessed=preprocessed,
+        previous=() if previous is None else (pipeline.next_stage_folder(previous, configuration),),
+        previous_model=previous,
         precision=precision,
         device=device,
         outside=True,
