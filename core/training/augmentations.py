@@ -20,7 +20,9 @@ Draw = Callable[[np.random.Generator, PatchGeometry, int, TrainingSettings], Aug
 """Draws the parameters of one sample, given its channels; all randomness comes from the generator."""
 
 Apply = Callable[[Tensor, Tensor, Sequence[AugmentationParameters]], tuple[Tensor, Tensor]]
-"""Changes voxels (b, c, z, y, x) and label maps (b, l, z, y, x) of a batch, everything but their spatial transform."""
+"""Changes voxels (b, c, z, y, x) and label maps (b, l, z, y, x) of a batch, everything but their spatial transform.
+
+In 2D there is no z."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from core.domain.labels import LabelSet
 from core.domain.training import TrainingSettings
 from core.errors import TrainingError
+from core.extensions import Group
 from core.registry import Registry
 from core.training import plain_loss
 from core.training.dice_ce import Rules, fused_loss
@@ -39,7 +40,7 @@ class LossSetup:
 MakeLoss = Callable[[LossSetup], Loss]
 """Makes a loss, or raises a TrainingError where it does not suit the dataset."""
 
-LOSSES: Registry[MakeLoss] = Registry("loss")
+LOSSES: Registry[MakeLoss] = Registry("loss", Group.LOSS)
 """By the names that `TrainingSettings.loss` may have."""
 
 
