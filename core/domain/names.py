@@ -1,10 +1,11 @@
-"""The names that a plan may use, as data: so that a plan can be checked where their implementations are not loaded."""
+"""The names that a plan or a setting may use, as data: so that a plan can be checked where their implementations are not loaded."""
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from core import extensions
+from core.domain.training import AugmentationName, LossName
 from core.extensions import Group
 
 _PICTURES: Final = (".png", ".bmp", ".tif", ".tiff")
@@ -81,6 +82,16 @@ def resampling_names() -> frozenset[str]:
 def network_names() -> frozenset[str]:
     """Return the names of all networks, those of packages too."""
     return _all(Group.ARCHITECTURE, NETWORK_NAMES)
+
+
+def loss_names() -> frozenset[str]:
+    """Return the names that the setting `loss` may have, those of packages too."""
+    return _all(Group.LOSS, get_args(LossName))
+
+
+def augmentation_names() -> frozenset[str]:
+    """Return the names that the setting `augmentation` may have, those of packages too."""
+    return _all(Group.AUGMENTATION, get_args(AugmentationName))
 
 
 def _all(group: Group, own: Collection[str]) -> frozenset[str]:

@@ -17,6 +17,8 @@ from tests.core.packages import installed
         (Group.NORMALIZATION, names.normalization_names, "ZScoreNormalization"),
         (Group.RESAMPLING, names.resampling_names, "no_resampling_hack"),
         (Group.ARCHITECTURE, names.network_names, "PlainConvUNet"),
+        (Group.LOSS, names.loss_names, "dice_ce"),
+        (Group.AUGMENTATION, names.augmentation_names, "strong"),
     ],
 )
 def test_names_of_packages_count_without_their_code(

@@ -240,6 +240,8 @@ def test_the_names_are_those_of_the_registries() -> None:
     from core.network.unet import ARCHITECTURES
     from core.preprocessing.normalize import NORMALIZATIONS
     from core.preprocessing.resample import RESAMPLINGS
+    from core.training.augmentations import AUGMENTATIONS
+    from core.training.loss import LOSSES
 
     assert {name: set(READERS.get(name).formats) for name in READERS} == {
         name: set(formats) for name, formats in names.READER_FORMATS.items()
@@ -247,6 +249,8 @@ def test_the_names_are_those_of_the_registries() -> None:
     assert set(NORMALIZATIONS) == names.NORMALIZATION_NAMES
     assert set(RESAMPLINGS) == names.RESAMPLING_NAMES
     assert set(ARCHITECTURES) == names.NETWORK_NAMES
+    assert set(LOSSES) == names.loss_names()
+    assert set(AUGMENTATIONS) == names.augmentation_names()
     assert {name: CONVOLUTIONS.get(name) for name in CONVOLUTIONS} == names.CONVOLUTION_NAMES
     assert set(NORMS) == set(names.NORM_NAMES)
     assert set(ACTIVATIONS) == names.ACTIVATION_NAMES
