@@ -24,7 +24,8 @@ from core.commands.options import (
 from core.domain.model import fold_name
 from core.domain.progress import Observer, SeveralObservers
 from core.domain.record import describe, parse_json
-from core.domain.training import TrainingSettings
+from core.domain.splits import Grouping, parse_patients, parse_splits
+from core.domain.training import Split, TrainingSettings
 from core.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def train(
     ] = False,
     preprocessed: Annotated[
         Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="JSON list of splits; by default splits_final.json of the dataset.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the cases of a patient together: an expression whose first group is the patient in a case "
+            "identifier, such as '^([^_]+)_', or a .json file of cases, each with its patient."
+        ),
     ] = None,
     previous: Annotated[
         Path | None,
@@ -79,6 +90,7 @@ def train(
         settings=_settings(settings, {key: value for key, value in values.items() if value is not None}),
         model=out,
         preprocessed=preprocessed,
+        splits=_splits(splits, group_by),
         previous=() if previous is None else (pipeline.next_stage_folder(previous, configuration),),
         previous_model=previous,
         precision=precision,
@@ -105,6 +117,25 @@ def _settings(path: Path | None, given: Mapping[str, Any]) -> TrainingSettings:
         known = ", ".join(sorted(TrainingSettings.model_fields))
         where = "the settings" if path is None else path.name
         raise TrainingError(f"{where} cannot be used: {describe(error)}; settings are: {known}") from error
+
+
+def _splits(path: Path | None, group_by: str | None) -> tuple[Split, ...] | Grouping | None:
+    """Read the splits that the user wants, or how patients are known.
+
+    Raises:
+        TrainingError: The file cannot be used, or both are given.
+    """
+    if path is not None and group_by is not None:
+        raise TrainingError("--splits and --group-by contradict each other; give one of them")
+    if path is not None:
+        return parse_splits(read_text(path), path.name)
+    if group_by is None:
+        return None
+    if group_by.endswith(".json"):
+        return Grouping(patients=parse_patients(read_text(Path(group_by)), Path(group_by).name))
+    if not group_by:
+        raise TrainingError("--group-by is empty; give an expression such as '^([^_]+)_', or a .json file")
+    return Grouping(pattern=group_by)
 
 
 @contextmanager

@@ -21,10 +21,9 @@ from core.pipeline.prediction import (
     predict_files,
     predict_folder,
 )
-from core.pipeline.training import SPLITS_FILE, TrainOrder, find_checkpoint, is_first_process, train, validate
+from core.pipeline.training import TrainOrder, find_checkpoint, is_first_process, train, validate
 
 __all__ = [
-    "SPLITS_FILE",
     "PlanRequest",
     "PredictionFiles",
     "PredictionSummary",

@@ -1,6 +1,5 @@
 """Train one fold, and score its validation cases."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -25,13 +24,11 @@ from core.io.next_stage import load_with_previous
 from core.io.readers import write_labels
 from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
 from core.pipeline.data import preprocess
+from core.pipeline.splits import Wanted, choose_splits, keep_splits, split_of_fold
 from core.plots import PROGRESS_FILE, ProgressPlot
 
 if TYPE_CHECKING:
     from core.training.ranks import Ranks
-
-SPLITS_FILE = "splits_final.json"
-"""Manual splits, in a dataset's folder or a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,9 @@ class TrainOrder:
     precision: PrecisionName | Literal["auto"] = "auto"
     device: str = "auto"
     threads: int | None = None
+    splits: Wanted = None
+    """Splits by fold number, or how patients are known whose cases stay together; None for the dataset's
+    splits_final.json, or the default cross-validation."""
     previous: Sequence[Path] = ()
     """In a later stage of a cascade, where the folds of the stage before left what they segmented for it, one
     folder or several; see `core.pipeline.cascades.next_stage_folder`."""
@@ -88,7 +88,6 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     from core.training.cascade import previous_files, require_previous
     from core.training.distributed import own_device
     from core.training.loop import FoldSetup, train_fold
-    from core.training.splits import read_splits, split_of
 
     order = replace(order, device=own_device(order.device, ranks))
     description = read_description(order.raw)
@@ -97,10 +96,12 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         next_stage_folder(order.model, name)
     folder = order.preprocessed or order.model / "preprocessed" / order.configuration
     case_ids = _case_ids(order, description)
-    splits = read_splits(order.raw / SPLITS_FILE)
-    split = split_of(case_ids, splits, order.fold)
+    splits = choose_splits(order.splits, order.raw, order.model, case_ids)
+    split = split_of_fold(splits, case_ids, order.fold)
     previous = previous_files(order.previous, configuration, order.configuration, case_ids)
-    require_previous(previous, split, configuration, case_ids, splits)
+    require_previous(previous, split, configuration, case_ids, splits.folds)
+    if ranks.is_first:
+        keep_splits(splits, order.model, case_ids)
     if configuration.previous_stage is not None and order.previous_model is not None and ranks.is_first:
         keep_previous(order.previous_model, order.model, configuration.previous_stage)
     if order.preprocessed is None and ranks.is_first:
@@ -218,5 +219,3 @@ def _write_model(order: TrainOrder, description: DatasetDescription, axes: tuple
         configuration=order.configuration, mirror_axes=axes, settings=order.settings.to_json()
     )
     write_json(order.model / MODEL_FILE, record.to_json())
-    if (order.raw / SPLITS_FILE).is_file():
-        shutil.copyfile(order.raw / SPLITS_FILE, order.model / SPLITS_FILE)

@@ -1,14 +1,18 @@
 """Cross-validation: which cases train and which validate, from the identifiers alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from core.domain.dataset import CaseId
-from core.domain.record import describe
+from core.domain.splits import (
+    TRAINING_SHARE,
+    Patients,
+    grouped_split,
+    parse_splits,
+    require_known_cases,
+)
 from core.domain.training import Fold, Split
 from core.errors import TrainingError
 
@@ -17,9 +21,6 @@ FOLDS = 5
 
 SEED = 12345
 """Of the shuffle; for folds beyond the split their number is added."""
-
-TRAINING_SHARE = 0.8
-"""Of the cases, in folds beyond the split."""
 
 
 def cross_validation(case_ids: Sequence[CaseId], folds: int = FOLDS, seed: int = SEED) -> tuple[Split, ...]:
@@ -67,18 +68,12 @@ def read_splits(path: Path) -> tuple[Split, ...] | None:
     """
     if not path.exists():
         return None
-    try:
-        splits = TypeAdapter(tuple[Split, ...]).validate_python(json.loads(path.read_bytes()))
-    except ValidationError as error:
-        raise TrainingError(f"{path.name} cannot be used: {describe(error)}", file=path.name) from error
-    except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{path.name} is not valid JSON: {error}", file=path.name) from error
-    if not splits:
-        raise TrainingError(f"{path.name} lists no split; list at least one, or delete it", file=path.name)
-    return splits
+    return parse_splits(path.read_bytes(), path.name)
 
 
-def split_of(case_ids: Sequence[CaseId], splits: Sequence[Split] | None, fold: Fold) -> Split:
+def split_of(
+    case_ids: Sequence[CaseId], splits: Sequence[Split] | None, fold: Fold, patients: Patients | None = None
+) -> Split:
     """Return the cases of one fold.
 
     Args:
@@ -86,9 +81,10 @@ def split_of(case_ids: Sequence[CaseId], splits: Sequence[Split] | None, fold: F
         splits: Of somebody's own, by fold number; None for the default cross-validation.
         fold: A number beyond the splits draws four fifths of the cases to train on; `all` trains and
             validates on every case.
+        patients: Where cases of a patient stay together, who each case shows.
 
     Raises:
-        TrainingError: The fold is negative, names cases that do not exist, or there are too few cases.
+        TrainingError: The fold is negative, the splits name cases that do not exist, or there are too few cases.
 
     Source:
         Engine specification A 1.9, B 4.1.
@@ -101,17 +97,10 @@ def split_of(case_ids: Sequence[CaseId], splits: Sequence[Split] | None, fold: F
     if fold < 0:
         raise TrainingError(f"fold {fold} does not exist; choose a number from 0, or 'all'", fold=fold)
     if fold >= (FOLDS if splits is None else len(splits)):
-        return _random_split(ordered, fold)
-    split = (splits or cross_validation(ordered))[fold]
-    unknown = sorted({*split.train, *split.val} - set(ordered))
-    if unknown:
-        raise TrainingError(
-            f"fold {fold} names cases that are not preprocessed: {', '.join(unknown)}; "
-            "correct splits_final.json or preprocess the dataset again",
-            fold=fold,
-            cases=list(unknown),
-        )
-    return split
+        return _random_split(ordered, fold) if patients is None else grouped_split(patients, fold)
+    known = splits or cross_validation(ordered)
+    require_known_cases(known, ordered)
+    return known[fold]
 
 
 def _random_split(ordered: Sequence[CaseId], fold: int) -> Split:

@@ -354,6 +354,25 @@ def test_a_finished_training_is_continued_only_when_asked(bench: Bench, tmp_path
     assert len((model / "fold_0/epochs.jsonl").read_text().splitlines()) == 2
 
 
+def test_cases_of_a_patient_are_kept_together(bench: Bench, tmp_path: Path, capfd: Any) -> None:
+    patients, model = tmp_path / "patients.json", tmp_path / "model"
+    patients.write_text(json.dumps({f"phantom_{number:03}": number for number in range(5)}))
+
+    assert run(*trained(bench, model, "--epochs", 1, "--group-by", patients, "--fold", 3)) == 0
+
+    kept = json.loads((model / "splits_final.json").read_text())
+    assert json.loads((model / "fold_3/fold.json").read_text())["validation_cases"] == kept[3]["val"]
+    capfd.readouterr()
+    assert (
+        run(*trained(bench, model, "--epochs", 1, "--splits", model / "splits_final.json", "--fold", 9)) == 0
+    )
+    assert run(*trained(bench, model, "--epochs", 1, "--group-by", "(1|2|3)$")) == 1
+    assert "'(1|2|3)$' finds no patient in phantom_000, phantom_004" in capfd.readouterr().err
+    both = ("--splits", model / "splits_final.json", "--group-by", "(.)$")
+    assert run(*trained(bench, model, "--epochs", 1, *both)) == 1
+    assert "contradict" in capfd.readouterr().err
+
+
 def test_two_processes_train_and_validate_through_the_command_line(bench: Bench, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     verb = map(str, trained(bench, tmp_path / "model", "--epochs", 2))

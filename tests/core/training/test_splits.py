@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -104,3 +105,37 @@ def test_splits_equal_the_recorded_ones() -> None:
     cases = sorted({case for split in recorded for case in (*split["train"], *split["val"])})
 
     assert [split.to_json() for split in cross_validation(cases)] == recorded
+
+
+def test_every_split_equals_the_references() -> None:
+    """The digest is over the validation sets that scikit-learn's KFold drew for 5 to 300 cases."""
+    digest = hashlib.sha256()
+    for count in range(5, 301):
+        cases = [f"case_{number:03}" for number in range(count)]
+        drawn = [numbers(split.val) for split in cross_validation(cases)]
+        digest.update(json.dumps(drawn).encode())
+
+    assert digest.hexdigest() == "1fe8a96e4dd68efd9e5ab38555e0e339c4dd93da725486ca15ec9ecba61b2f4b"
+
+
+@pytest.mark.parametrize(
+    ("count", "fold", "validating"),
+    [(10, 7, [3, 5]), (57, 23, [2, 22, 24, 25, 26, 29, 31, 32, 34, 46, 50, 52])],
+)
+def test_folds_beyond_equal_the_references(count: int, fold: int, validating: list[int]) -> None:
+    assert numbers(split_of(named(count), None, fold).val) == validating
+
+
+def test_splits_of_ones_own_may_be_any_number_and_overlap() -> None:
+    own = [Split(train=("case_00", "case_01"), val=("case_01",))] * 7
+
+    assert split_of(named(3), own, 6) == own[6]
+    assert numbers(split_of(named(10), own, 7).val) == [3, 5]
+
+
+def test_cases_of_a_patient_stay_together_in_folds_beyond() -> None:
+    patients = {case: case[-1] for case in named(30)}
+
+    split = split_of(named(30), None, 11, patients)
+
+    assert not {case[-1] for case in split.train} & {case[-1] for case in split.val}
