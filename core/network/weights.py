@@ -95,4 +95,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same values; what is not a number equals itself."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
     return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
