@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from core.io.compression import GZIP_WINDOW, gzipped
 from core.io.image import Header, LabelArray
 from core.io.itk import write_by_itk
 from core.io.nifti import Nifti, read_nifti
+from core.io.nifti_entries import UINT8
 from core.io.payload import Payload, read_payload
 from core.io.volume import NIFTI_ENDINGS, open_volume
 from core.memory import Memory
@@ -49,17 +50,17 @@ def split_channels(path: Path, header: Header, targets: Sequence[Path]) -> None:
 
 def _split_nifti(nifti: Nifti, header: Header, targets: Sequence[Path]) -> None:
     """Write a header with the axes of one channel, what follows it, and the bytes of that channel."""
-    axes, entries = len(nifti.sizes_xyz), cast("Any", nifti.entries.copy())
+    axes, entries = len(nifti.sizes_xyz), nifti.entries.copy()
     entries["dim"] = (axes, *entries["dim"][1:4], 1, 1, 1, 1)
     if entries["intent_code"] == VECTOR_INTENT:
         entries["intent_code"] = 0
     if nifti.channels_last:
-        entries.set_data_dtype(nifti.stored_type)
+        entries["datatype"], entries["bitpix"] = UINT8
     offset = int(entries["vox_offset"])
     count = offset + header.values * nifti.stored_type.itemsize
     window_bits = GZIP_WINDOW if nifti.is_compressed else None
     content = read_payload(nifti.path, Payload(0, window_bits=window_bits), count, np.dtype(np.uint8))
-    block = entries.binaryblock
+    block = entries.tobytes()
     head = block + content[len(block) : offset].tobytes()
     stored = content[offset:]
     channels = (

@@ -1,16 +1,11 @@
 """NIfTI: headers as ITK and as nibabel understand them, and label maps written."""
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 
 from core.errors import ImageError
 from core.io.compression import (
@@ -21,6 +16,8 @@ from core.io.compression import (
     gzipped,
 )
 from core.io.image import Geometry, Header, LabelArray, array_spacing
+from core.io.nibabel_view import Matrix, mended_header, new_header
+from core.io.nifti_entries import NIFTI_1, NIFTI_2, Entries, is_big_endian, parse_entries
 from core.io.payload import Payload
 from core.io.transforms import LPS_SIGNS, SCANNER, placed_by_itk
 
@@ -32,14 +29,10 @@ SCALAR_TYPES: Final = {
 COLOR_CHANNELS: Final = {128: 3, 2304: 4}
 """RGB and RGBA by NIfTI code: 8 bits per channel, side by side."""
 
-HEADERS: Final[dict[int, Any]] = {348: Nifti1Header, 540: Nifti2Header}
-"""By the length that a header states in its first entry; nifti1.h and nifti2.h of nifti.nimh.nih.gov."""
+SINGLE_FILE: Final = {NIFTI_1.itemsize: b"n+1", NIFTI_2.itemsize: b"n+2"}
+"""How a header says that its voxels follow in the same file, by its length."""
 
-MAGIC_AT: Final = {348: 344, 540: 4}
-SINGLE_FILE: Final = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
-"""Where a header says that its voxels follow in the same file, and how."""
-
-LONGEST_HEADER: Final = 540
+LONGEST_HEADER: Final = NIFTI_2.itemsize
 
 FIRST_BYTES: Final = 1 << 13
 """Of a file, enough for its header even if a long name or comment precedes it in the gzip stream."""
@@ -55,13 +48,8 @@ ORTHONORMAL: Final = 1e-4
 
 LARGEST_NIFTI1_SIZE: Final = 2**15 - 1
 
-_SILENT: Final = logging.getLogger(f"{__name__}.nibabel")
-_SILENT.disabled = True  # It would tell the console what it mended; what matters is raised.
-
 LPS_OF_RAS: Final = np.array(LPS_SIGNS)
 """nibabel's x and y grow to right and front, ITK's to left and back."""
-
-Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +57,7 @@ class Nifti:
     """A NIfTI header, checked as far as ITK and nibabel agree on it."""
 
     path: Path
-    entries: Any
-    """nibabel's header; looks like a mapping by the names of the standard."""
+    entries: Entries
     is_version_2: bool
     is_compressed: bool
     sizes_xyz: tuple[int, ...]
@@ -87,9 +74,12 @@ def read_nifti(path: Path) -> Nifti:
         ImageError: It is none, or what it says cannot be.
     """
     block, is_compressed = _head(path)
-    length, order = _length_and_order(block, path)
-    entries = HEADERS[length](block[:length], endianness=order, check=False)
-    if not block[MAGIC_AT[length] :].startswith(SINGLE_FILE[length][:3]):
+    entries = parse_entries(block)
+    if entries is None:
+        raise ImageError(
+            f"{path.name} is no NIfTI image, whatever its name says; export it again", file=path.name
+        )
+    if not entries["magic"].tobytes().startswith(SINGLE_FILE[entries.itemsize]):
         raise ImageError(
             f"{path.name} is a header without voxels, as in pairs of .hdr and .img; save it as one file",
             file=path.name,
@@ -117,7 +107,7 @@ def read_nifti(path: Path) -> Nifti:
     return Nifti(
         path=path,
         entries=entries,
-        is_version_2=length == LONGEST_HEADER,
+        is_version_2=entries.itemsize == NIFTI_2.itemsize,
         is_compressed=is_compressed,
         sizes_xyz=sizes[:axes],
         channels=max(colors, series),
@@ -153,11 +143,9 @@ def as_nibabel_reads(nifti: Nifti) -> tuple[Header, Payload, Matrix]:
     Raises:
         ImageError: The header places voxels nowhere, or scaling is not finite.
     """
-    entries = nifti.entries.copy()
     try:
-        entries.check_fix(logger=_SILENT, error_level=40)
-        affine = entries.get_best_affine()
-    except (HeaderDataError, ValueError) as error:
+        entries, affine = mended_header(nifti.entries)
+    except ValueError as error:
         raise ImageError(
             f"{nifti.path.name} has a header that contradicts itself: {error}; export it again",
             file=nifti.path.name,
@@ -210,8 +198,7 @@ def write_nifti(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
     nearest ones that do, as when ITK writes such a plane.
     """
     sizes_xyz = labels_zyx.shape[:0:-1] if geometry.is_2d else labels_zyx.shape[::-1]
-    length = 348 if max(sizes_xyz) <= LARGEST_NIFTI1_SIZE else 540
-    entries = HEADERS[length]()
+    entries = new_header(is_version_2=max(sizes_xyz) > LARGEST_NIFTI1_SIZE)
     entries.set_data_dtype(labels_zyx.dtype)
     entries.set_data_shape(sizes_xyz)
     entries.set_xyzt_units("mm")
@@ -224,8 +211,8 @@ def write_nifti(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> None:
     entries.set_sform(affine if is_rectangular or not entries["qform_code"] else entries.get_qform(), SCANNER)
     entries["pixdim"][1 : len(sizes_xyz) + 1] = geometry.file_spacing_xyz
     entries["scl_slope"], entries["scl_inter"] = 1, 0
-    entries["magic"] = SINGLE_FILE[length]
-    entries["vox_offset"] = length + 4  # four zeros say that there are no extensions
+    entries["magic"] = SINGLE_FILE[len(entries.binaryblock)]
+    entries["vox_offset"] = len(entries.binaryblock) + 4  # four zeros say that there are no extensions
     voxels = np.ascontiguousarray(labels_zyx, labels_zyx.dtype.newbyteorder("<"))
     parts = (entries.binaryblock + bytes(4), voxels.data.cast("B"))
     path.write_bytes(gzipped(*parts) if path.name.lower().endswith(".gz") else b"".join(parts))
@@ -248,18 +235,7 @@ def _head(path: Path) -> tuple[bytes, bool]:
     return head[:LONGEST_HEADER].ljust(LONGEST_HEADER, b"\0"), is_compressed
 
 
-def _length_and_order(block: bytes, path: Path) -> tuple[int, str]:
-    """Tell version and byte order from the first entry, which is the header's own length."""
-    for name, order in (("little", "<"), ("big", ">")):
-        length = int.from_bytes(block[:4], "little" if name == "little" else "big")
-        if length in HEADERS:
-            return length, order
-    raise ImageError(
-        f"{path.name} is no NIfTI image, whatever its name says; export it again", file=path.name
-    )
-
-
-def _sizes(entries: Any, path: Path) -> tuple[int, ...]:
+def _sizes(entries: Entries, path: Path) -> tuple[int, ...]:
     """Return how long the axes are, without trailing ones beyond the third.
 
     Along a fourth axis lie volumes; where it has length 1, along a fifth the components of vectors.
@@ -299,7 +275,7 @@ def _payload(nifti: Nifti, scale: tuple[float, float]) -> Payload:
             f"{name} scales its voxels by {scale[0]} · x + {scale[1]}; set scl_slope to 1 and scl_inter to 0",
             file=name,
         )
-    header_bytes = int(nifti.entries["sizeof_hdr"])
+    header_bytes = nifti.entries.itemsize
     offset = float(nifti.entries["vox_offset"])
     if not header_bytes <= offset <= header_bytes + EXTENSION_BYTES:
         raise ImageError(
@@ -308,7 +284,7 @@ def _payload(nifti: Nifti, scale: tuple[float, float]) -> Payload:
         )
     return Payload(
         offset=int(offset),
-        big_endian=nifti.entries.endianness == ">",
+        big_endian=is_big_endian(nifti.entries),
         window_bits=GZIP_WINDOW if nifti.is_compressed else None,
         whole_file=nifti.is_compressed,
         channels_last=nifti.channels_last,

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from nibabel.orientations import io_orientation
 
 from core.domain.geometry import inverse, permuted
 from core.errors import ImageError
@@ -19,11 +17,10 @@ from core.io.image import (
     array_spacing,
     nearest_axes,
 )
+from core.io.nibabel_view import Matrix, closest_axes
 
 RIGHT_FRONT_UP = (-1.0, -1.0, 1.0)
 """Signs of x, y and z in ITK's patient space, where they grow to left, back and up."""
-
-Matrix = npt.NDArray[np.float64]
 
 
 def turned_by_itk(file: ImageFile, path: Path) -> ImageFile:
@@ -65,7 +62,7 @@ def turned_by_nibabel(
         may choose other axes than ITK.
     """
     _require_volume(file.header, path)
-    found = io_orientation(affine)  # type: ignore[no-untyped-call]
+    found = closest_axes(affine)
     if np.isnan(found).any():
         raise ImageError(
             f"{path.name} cannot be reoriented: its transform to space lets axes run nowhere or the same way; "

@@ -3,12 +3,13 @@
 import math
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from core.io.image import Geometry, array_spacing
 from core.io.itk import ShearedError, ask_itk, itk_geometry
+from core.io.nifti_entries import UINT8, Entries
 
 SCANNER: Final = 1
 """Code of a transform to the scanner's coordinates; ITK prefers such an sform to any qform."""
@@ -27,14 +28,14 @@ LPS_SIGNS: Final = (-1.0, -1.0, 1.0)
 """nibabel's x and y grow to right and front, ITK's to left and back."""
 
 
-def placed_by_itk(entries: Any, axes: int, name: str) -> Geometry:
+def placed_by_itk(entries: Entries, axes: int, name: str) -> Geometry:
     """Return the place that ITK gives an image, to the last bit.
 
     Where the header leaves no doubt, ITK's arithmetic is repeated here, because asking ITK itself takes ten
     times longer. All else is left to it.
 
     Args:
-        entries: nibabel's NIfTI-1 header.
+        entries: Of NIfTI-1.
         axes: Two of a plane, else three.
         name: What to call the file in an error sentence.
 
@@ -61,7 +62,7 @@ def placed_by_itk(entries: Any, axes: int, name: str) -> Geometry:
     )
 
 
-def _plain_matrix(entries: Any) -> list[list[float]] | None:
+def _plain_matrix(entries: Entries) -> list[list[float]] | None:
     """Return the three rows of the transform that ITK takes (right, front, up), None where that is not plain.
 
     Source:
@@ -98,7 +99,7 @@ def _is_plainly_orthonormal(rows: list[list[float]]) -> bool:
     )
 
 
-def _rotation(entries: Any, spacing: list[float]) -> list[list[float]]:
+def _rotation(entries: Entries, spacing: list[float]) -> list[list[float]]:
     """Return the rows of a qform's transform, rounded to 32 bits as in the C library that ITK uses.
 
     Source:
@@ -123,14 +124,14 @@ def _rotation(entries: Any, spacing: list[float]) -> list[list[float]]:
     return [[*row, offset] for row, offset in zip(rounded, offsets, strict=True)]
 
 
-def _asked_of_itk(entries: Any, axes: int, name: str) -> Geometry:
+def _asked_of_itk(entries: Entries, axes: int, name: str) -> Geometry:
     """Let ITK read the header of one volume, without its voxels, because it would decompress all of them."""
     plain = entries.copy()
     plain["dim"] = [axes, *entries["dim"][1 : axes + 1], *[1] * (7 - axes)]
-    plain["datatype"], plain["bitpix"], plain["intent_code"] = 2, 8, 0
+    (plain["datatype"], plain["bitpix"]), plain["intent_code"] = UINT8, 0
     with tempfile.TemporaryDirectory(prefix="nifti-") as folder:
         copy = Path(folder) / "header.nii"
-        copy.write_bytes(plain.binaryblock + bytes(4))
+        copy.write_bytes(plain.tobytes() + bytes(4))
         try:
             return itk_geometry(ask_itk(copy, name))
         except ShearedError as error:

@@ -1,6 +1,7 @@
 """The grid that a case is brought to, and whether on it anything sensible, that memory can hold, is left of the image."""
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import Final
 
@@ -54,12 +55,18 @@ def target_grid(
         )
     # The result and, for one channel at a time, what it is computed in.
     needed = FLOAT_BYTES * (channels + 1) * prod(max(1, count) for count in left)
-    if needed > (total_bytes() if memory_bytes is None else memory_bytes):
+    if needed > (_machine_bytes() if memory_bytes is None else memory_bytes):
         raise ImageError(
             f"{_change(image, whole, spacing)}; the {needed / GIB:.3g} GiB that this takes are more than the machine "
             f"has; {_cure(image)}"
         )
     return Grid(resampled_shape(source.shape, source.spacing, spacing), spacing)
+
+
+@cache
+def _machine_bytes() -> int:
+    """Return how much memory there is, asked once instead of for every case."""
+    return total_bytes()
 
 
 def _counts(grid: Grid, spacing: Sequence[float]) -> list[float]:

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError
 
 from core.io.image import Geometry
+from core.io.nibabel_view import both_transforms
 from core.io.nifti import read_nifti
+from core.io.nifti_entries import Entries
 from core.io.volume import NIFTI_ENDINGS
 
 MOST_AXES: Final = 7
@@ -61,7 +62,7 @@ def header_remarks(path: Path) -> Iterator[str]:
     """
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         return
-    entries: Any = read_nifti(path).entries
+    entries = read_nifti(path).entries
     axes = int(entries["dim"][0])
     if axes > MOST_AXES:
         yield f"says that it has {axes} axes, of which NIfTI knows {MOST_AXES}; export it again"
@@ -132,7 +133,7 @@ def _matrix(geometry: Geometry) -> npt.NDArray[np.float64]:
     return np.array(geometry.direction).reshape(axes, axes)
 
 
-def _transform_remarks(entries: Any) -> Iterator[str]:
+def _transform_remarks(entries: Entries) -> Iterator[str]:
     """Say that a header has no transform to space, or two that differ."""
     qform, sform = int(entries["qform_code"]), int(entries["sform_code"])
     if qform <= 0 and sform <= 0:
@@ -143,8 +144,8 @@ def _transform_remarks(entries: Any) -> Iterator[str]:
     if qform <= 0 or sform <= 0 or entries["pixdim"][1:4].min() <= 0:
         return
     try:
-        by_qform, by_sform = entries.get_qform(), entries.get_sform()
-    except (HeaderDataError, ValueError) as error:
+        by_qform, by_sform = both_transforms(entries)
+    except ValueError as error:
         yield f"has a qform that is no rotation ({error}); copy the sform to it"
         return
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)

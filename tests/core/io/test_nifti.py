@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from core.errors import ImageError
 from core.io.image import Geometry, LabelMap, array_spacing
+from core.io.nifti_entries import parse_entries
 from core.io.readers import choose_reader, read_header, read_image, read_labels, reader_for_file, write_labels
 from core.io.transforms import placed_by_itk
 from tests.core.io.test_readers import described
@@ -79,7 +80,9 @@ def test_the_place_in_space_is_itks_to_the_last_bit(
         with pytest.raises(ImageError, match="sheared axes"):
             read_header(path, "SimpleITKIO")
         return
-    geometry = placed_by_itk(NIFTI_1(block, check=False), axes, "a")
+    parsed = parse_entries(block)
+    assert parsed is not None
+    geometry = placed_by_itk(parsed, axes, "a")
 
     assert geometry.file_spacing_xyz == image.GetSpacing()
     assert geometry.origin_xyz == image.GetOrigin()

@@ -1,5 +1,7 @@
 """Images come in and label maps go out with the geometry and the values that their files have."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -461,3 +463,27 @@ def test_geometry_is_json_and_back(tmp_path: Path) -> None:
     geometry = read_header(path).geometry
 
     assert Geometry.model_validate_json(geometry.model_dump_json()) == geometry
+
+
+@pytest.mark.parametrize(
+    ("ending", "reader", "needed"),
+    [
+        (".nii.gz", "SimpleITKIO", set()),
+        (".nii.gz", "NibabelIO", {"nibabel"}),
+        (".nrrd", "SimpleITKIO", {"SimpleITK"}),
+    ],
+)
+def test_a_file_loads_the_libraries_that_it_needs(
+    tmp_path: Path, ending: str, reader: str, needed: set[str]
+) -> None:
+    """Each costs a command 30 to 70 ms."""
+    path = write_array(make_phantom(OBLIQUE).voxels_czyx[0], tmp_path / f"a{ending}", OBLIQUE)
+    program = (
+        "import sys; from pathlib import Path; from core.io.readers import read_image\n"
+        "read_image([Path(sys.argv[1])], sys.argv[2])\n"
+        "print(*{'SimpleITK', 'nibabel', 'PIL', 'tifffile'} & sys.modules.keys())"
+    )
+
+    said = subprocess.check_output([sys.executable, "-c", program, path, reader], text=True)
+
+    assert set(said.split()) == needed
