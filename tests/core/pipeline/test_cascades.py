@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from core import pipeline
 from core.domain.model import PredictionOptions
@@ -255,6 +256,66 @@ def test_previous_segmentations_that_cannot_be_used_are_named(
         pipeline.predict_folder(
             bench.cascade, bench.raw / "imagesTr", tmp_path / "out", OPTIONS, SilentObserver(), **paths
         )
+
+
+@pytest.mark.parametrize("augmentation", ["default", "strong"])
+def test_regions_of_a_cascade_see_labels_and_an_ignore_label_is_none(
+    tmp_path: Path, augmentation: str
+) -> None:
+    labels: dict[str, Any] = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    recipe = Recipe(cases=2, shape=(12, 16, 14), labels=labels, region_order=(1, 2))
+    raw, plan, low, full = (
+        dataset(tmp_path / "raw", recipe),
+        cascade_plan(),
+        tmp_path / "low",
+        tmp_path / "full",
+    )
+    for fold in (0, 1):
+        train(order_of(raw, plan, LOW, low, fold))
+
+    report = train(
+        order_of(raw, plan, FULL, full, 0, augmentation=augmentation, iterations_per_epoch=4),
+        previous=(next_stage_folder(low, FULL),),
+        previous_model=low,
+    )
+
+    weights = load_file(full / "fold_0/weights.safetensors")
+    assert weights["encoder.stages.0.0.convs.0.conv.weight"].shape[1] == 1 + 2
+    assert len(report.mean) == 2
+    assert pipeline.predict_folder(full, raw / "imagesTr", tmp_path / "out", OPTIONS, SilentObserver()) == 2
+
+
+def test_a_third_stage_refines_the_second(bench: Bench, tmp_path: Path) -> None:
+    third = "3d_third"
+    configurations = bench.plan.configurations | {
+        third: {"inherits_from": "3d_fullres", "previous_stage": FULL}
+    }
+    plan = bench.plan.model_copy(update={"configurations": configurations})
+    arrays = bench.cascade / "preprocessed" / FULL
+    for fold in (0, 1):
+        train(
+            order_of(bench.raw, plan, FULL, tmp_path / "second", fold),
+            previous=(bench.handed_on,),
+            previous_model=bench.low,
+            preprocessed=arrays,
+        )
+
+    train(
+        order_of(bench.raw, plan, third, tmp_path / "third"),
+        previous=(next_stage_folder(tmp_path / "second", third),),
+        previous_model=tmp_path / "second",
+        preprocessed=arrays,
+    )
+
+    assert (tmp_path / "third/previous/previous/model.json").is_file()
+    loaded = pipeline.load(tmp_path / "third", OPTIONS)
+    assert loaded.previous is not None
+    assert loaded.previous.previous is not None
+    image = [bench.raw / "imagesTr" / f"{case_name(0)}_0000.nii.gz"]
+    done = pipeline.predict_files(
+        loaded, image, pipeline.PredictionFiles(tmp_path / "out.nii.gz"), SilentObserver(), OPTIONS
+    )
+    assert done.provenance["previous"] == {"configuration": FULL, "folds": [0, 1]}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,0 +1,95 @@
+"""Everything that can be trained is trained, validated and predicted once, small, from files to files."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core import pipeline
+from core.domain.model import PredictionOptions
+from core.domain.progress import SilentObserver
+from core.domain.training import EpochRecord
+from core.io.readers import read_labels
+from tests.core.pipeline.bench import RESIDUAL, dataset, order_of, plan_of, train
+from tests.factories import Recipe, case_name
+
+BETTER_THAN_CHANCE = 0.2
+"""Mean Dice that every kind reaches in seconds, and no untrained network."""
+
+OPTIONS = PredictionOptions(device="cpu", precision="fp32")
+SHORT: dict[str, Any] = {
+    "augmentation": "default",
+    "epochs": 2,
+    "iterations_per_epoch": 30,
+    "initial_learning_rate": 0.05,
+    "momentum": 0.9,
+}
+
+REGIONS: dict[str, Any] = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "region_order": (1, 2)}
+IGNORE: dict[str, Any] = {"labels": {"background": 0, "left": 1, "right": 2, "ignore": 3}}
+BOTH: dict[str, Any] = {
+    "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
+    "region_order": (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is special about a training."""
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    plan: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "labels": Kind(),
+    "regions": Kind(REGIONS),
+    "ignore label": Kind(IGNORE),
+    "regions and ignore label": Kind(BOTH),
+    "residual encoder": Kind(plan={"kind": RESIDUAL}),
+    "2D": Kind(spacing=(1.0, 1.0), plan={"entries": {"batch_size": 8}}),
+    "2D, regions and ignore label": Kind(BOTH, spacing=(1.0, 1.0)),
+    "dummy 2D": Kind({"spacing": (4.0, 1.0, 1.0)}, (4.0, 1.0, 1.0), {"entries": {"patch_size": [4, 16, 16]}}),
+    "batch Dice": Kind(plan={"entries": {"batch_dice": True, "batch_size": 3}}),
+    "batch Dice, regions and ignore label": Kind(BOTH, plan={"entries": {"batch_dice": True}}),
+    "several channels, masked": Kind(
+        {"channels": 3, "margin": 3}, plan={"schemes": ["ZScoreNormalization"] * 3, "masked": True}
+    ),
+    "strong augmentation": Kind(settings={"augmentation": "strong"}),
+    "transposed, resampled": Kind(
+        {"spacing": (0.8, 1.0, 1.5)}, (1.2, 0.9, 1.0), {"axes": (2, 0, 1)}, {"iterations_per_epoch": 45}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_it_learns_validates_and_predicts(kind: Kind, tmp_path: Path) -> None:
+    recipe = replace(Recipe(cases=3, shape=(18, 20, 22), noise=4), **kind.recipe)
+    raw, model = dataset(tmp_path / "raw", recipe, folds=3), tmp_path / "model"
+    entries = {"patch_size": [16] * len(kind.spacing)} | kind.plan.get("entries", {})
+    plan = plan_of(kind.spacing, **kind.plan | {"entries": entries})
+
+    report = train(order_of(raw, plan, "small", model, 0, **SHORT | kind.settings))
+    name, images = f"{case_name(0)}.nii.gz", sorted((raw / "imagesTr").glob(f"{case_name(0)}_*"))
+    loaded, target = pipeline.load(model, OPTIONS), pipeline.PredictionFiles(tmp_path / name)
+    pipeline.predict_files(loaded, images, target, SilentObserver(), OPTIONS)
+
+    lines = (model / "fold_0/epochs.jsonl").read_text().splitlines()
+    first, last = (EpochRecord.model_validate_json(line) for line in lines)
+    assert last.train_loss < first.train_loss
+    assert last.validation_loss is not None
+    assert np.isfinite(last.validation_loss)
+    shown = [name for name in recipe.labels if name not in {"background", "ignore"}]
+    assert list(last.pseudo_dice) == shown
+    summary = json.loads((model / "fold_0/validation/summary.json").read_text())
+    assert len(summary["mean"]) == len(shown)
+    assert report.foreground_mean.dice is not None
+    assert report.foreground_mean.dice > BETTER_THAN_CHANCE
+    validated = read_labels(model / "fold_0/validation" / name, "SimpleITKIO").labels_zyx
+    assert np.array_equal(read_labels(tmp_path / name, "SimpleITKIO").labels_zyx, validated)
+    assert set(np.unique(validated)) <= {0, 1, 2}
