@@ -90,6 +90,10 @@ class SelectPayload(Record):
     archive: ObjectRef
     plans: ObjectRef
     fingerprint: ObjectRef
+    configurations: tuple[ConfigurationName, ...] = ()
+    """To choose from; none: all that were trained. Stages that only others needed are not among them."""
+    previous_stages: dict[ConfigurationName, ConfigurationName] = Field(default_factory=dict)
+    """Of each later stage of a cascade the stage before."""
 
 
 class PredictPayload(Record):
@@ -186,13 +190,21 @@ class ValidationScore(Record):
 
 
 class TrainResult(Record):
-    """Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `validation/summary.json`."""
+    """A trained fold.
+
+    Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `progress.png`, `validation/summary.json`, and for
+    later stages of a cascade `predicted_next_stage.zip`.
+    """
 
     files: dict[str, ObjectRef]
     configuration: ConfigurationName
     fold: Fold
     mean_dice: float | None
     validation: tuple[ValidationScore, ...]
+    epochs: int | None = None
+    """How many were trained: fewer than were asked for if the training stopped early."""
+    best_epoch: int | None = None
+    """With the highest smoothed pseudo Dice; counts from 0."""
 
 
 class SelectResult(Record):
@@ -244,7 +256,7 @@ class WorkOrder(Record):
     fence: int
     payload: JobPayload
     trained: tuple[TrainResult, ...] = ()
-    """For `select`: the results of the trainings that it depends on."""
+    """For `select`, and for a later stage of a cascade: the results of the trainings that it depends on."""
     preprocessed: PreprocessResult | None = None
     """For `train`: the arrays to learn from; None makes them anew. For `preprocess`: what an earlier job made
     of the same input."""

@@ -13,8 +13,9 @@ from pydantic import (
     model_validator,
 )
 
+from core.domain.names import augmentation_names, loss_names
 from core.domain.record import Record
-from core.domain.training import TrainingSettings
+from core.domain.training import TrainingChoices, TrainingSettings
 from core.errors import UnknownNameError
 from core.planning.presets import PRESETS
 
@@ -25,9 +26,6 @@ CROSS_VALIDATION_FOLDS = 5
 
 DEFAULT_PRESET = "default"
 """The planner that a request gets which names none."""
-
-CASCADE = "3d_cascade_fullres"
-"""The planner's configuration that refines what another one has segmented."""
 
 
 def _once_each(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -115,6 +113,19 @@ class PlanningRequest(PlannerChoices):
         return self
 
 
+def _known_to_the_engine(choices: TrainingChoices) -> TrainingChoices:
+    """Refuse a loss or an augmentation that neither the engine nor a package has."""
+    for what, name, known in (
+        ("loss", choices.loss, loss_names()),
+        ("augmentation", choices.augmentation, augmentation_names()),
+    ):
+        if name not in known:
+            raise ValueError(f"there is no {what} named {name!r}; choose one of: {', '.join(sorted(known))}")
+    if choices.swapped_labels and choices.swap_axis is None:
+        raise ValueError("swapped_labels need swap_axis, the axis of the patch that runs from left to right")
+    return choices
+
+
 class TrainingRequest(PlannerChoices):
     """What a client asks for with POST /train; all but the dataset has a default."""
 
@@ -133,6 +144,8 @@ class TrainingRequest(PlannerChoices):
     epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
     iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
+    settings: Annotated[TrainingChoices, AfterValidator(_known_to_the_engine)] = TrainingChoices()
+    """How to train, see docs/training.md."""
     name: Name | None = None
     """Of the training and its model; None: the dataset's."""
 
@@ -146,8 +159,11 @@ class TrainingRequest(PlannerChoices):
         return self
 
     @property
-    def settings(self) -> TrainingSettings:
+    def all_settings(self) -> TrainingSettings:
         """What the engine needs of it."""
         return TrainingSettings(
-            epochs=self.epochs, iterations_per_epoch=self.iterations_per_epoch, seed=self.seed
+            epochs=self.epochs,
+            iterations_per_epoch=self.iterations_per_epoch,
+            seed=self.seed,
+            **self.settings.model_dump(),
         )

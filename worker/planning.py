@@ -75,26 +75,20 @@ def _configurations(
         wanted: What was asked for; None for what the plan suggests.
 
     Raises:
-        PlanError: The plan does not have one that was asked for, or it cannot be trained by itself.
+        PlanError: The plan does not have one that was asked for, or only later stages of cascades.
     """
     trainable = [name for name, previous in stages.items() if previous is None]
-    choose = f"ask for: {', '.join(trainable)}" if trainable else "add one without previous_stage"
     if wanted is None:
         found = next((name for name in (*DEFAULT_CONFIGURATIONS, *trainable) if name in trainable), None)
         if found is None:
-            raise PlanError(f"every configuration of the plan refines another one's segmentation; {choose}")
+            raise PlanError(
+                "every configuration of the plan refines another one's segmentation; add one without previous_stage"
+            )
         return (found,)
     missing = [name for name in wanted if name not in stages]
     if missing:
         raise PlanError(
-            f"the plan has no configuration {', '.join(missing)} for this dataset; {choose}",
+            f"the plan has no configuration {', '.join(missing)} for this dataset; ask for: {', '.join(stages)}",
             missing=[*missing],
-        )
-    later = [name for name in wanted if name not in trainable]
-    if later:
-        raise PlanError(
-            f"{', '.join(later)} refines what {stages[later[0]]} has segmented; cascades are trained in a later "
-            f"release; {choose}",
-            configurations=[*later],
         )
     return wanted

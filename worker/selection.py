@@ -3,39 +3,45 @@
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from app.payloads import ObjectRef, SelectPayload, SelectResult, TrainResult, ValidationScore, WorkOrder
 from core.domain.fingerprint import FINGERPRINT_FILE
-from core.domain.model import MODEL_FILE, fold_name
+from core.domain.model import MODEL_FILE, PREVIOUS_FOLDER, fold_name
 from core.domain.plan import ConfigurationName
 from core.domain.progress import Observer
 from core.domain.record import write_json
+from core.domain.training import Fold
 from worker.observer import Message, result_message
 from worker.planning import PLANS_FILE
 from worker.provenance import versions, weights_of
+from worker.training import MODEL_FILES
 from worker.workspace import Workspace, link_or_copy
 
 
 def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, observer: Observer) -> Message:
     """Choose the configuration that segments its validation cases best, and put the model together."""
-    best, mean_dice, reason = _best(order.trained)
+    best, mean_dice, reason = _best(
+        [
+            result
+            for result in order.trained
+            if not payload.configurations or result.configuration in payload.configurations
+        ]
+    )
     folds = [result for result in order.trained if result.configuration == best]
-    reused = {
-        f"{fold_name(result.fold)}/{name}": ref
-        for result in folds
-        for name, ref in sorted(result.files.items())
-        if name != MODEL_FILE
-    }
-    reused |= {
-        MODEL_FILE: folds[0].files[MODEL_FILE],
-        PLANS_FILE: payload.plans,
-        FINGERPRINT_FILE: payload.fingerprint,
-    }
+    reused: dict[str, ObjectRef] = {FINGERPRINT_FILE: payload.fingerprint}
+    folders, stage = [""], best
+    reused |= _model_of(order, payload, best, "")
+    while stage in payload.previous_stages:
+        stage = payload.previous_stages[stage]
+        folders.append(f"{folders[-1]}{PREVIOUS_FOLDER}/")
+        reused |= _model_of(order, payload, stage, folders[-1])
     outbox = workspace.outbox(order)
-    link_or_copy(workspace.raw_dataset(payload.archive, observer) / "dataset.json", outbox / "dataset.json")
+    raw = workspace.raw_dataset(payload.archive, observer)
+    for folder in folders:
+        link_or_copy(raw / "dataset.json", outbox / folder / "dataset.json")
     write_json(outbox / "provenance.json", _provenance(order, payload, reused))
     result = SelectResult(
         files=reused,
@@ -44,18 +50,43 @@ def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, obser
         mean_dice=mean_dice,
         reason=reason,
     )
-    return result_message(result, {file.name: file for file in outbox.iterdir()})
+    made = [file for file in outbox.rglob("*") if file.is_file()]
+    return result_message(result, {file.relative_to(outbox).as_posix(): file for file in made})
 
 
-def _best(results: Iterable[TrainResult]) -> tuple[ConfigurationName, float | None, str]:
+def _model_of(
+    order: WorkOrder, payload: SelectPayload, configuration: ConfigurationName, folder: str
+) -> dict[str, ObjectRef]:
+    """Return the files of a configuration's model that its trainings left, below a folder of the whole model."""
+    results = [result for result in order.trained if result.configuration == configuration]
+    files = {
+        f"{folder}{fold_name(result.fold)}/{name}": ref
+        for result in results
+        for name, ref in sorted(result.files.items())
+        if name in MODEL_FILES
+    }
+    return files | {
+        f"{folder}{MODEL_FILE}": results[0].files[MODEL_FILE],
+        f"{folder}{PLANS_FILE}": payload.plans,
+    }
+
+
+def _best(results: Sequence[TrainResult]) -> tuple[ConfigurationName, float | None, str]:
     """Return the configuration with the highest mean Dice over its validation cases, its Dice and why.
+
+    Compared are the folds that all configurations have: the first stage of a cascade may have more.
 
     Source:
         Engine specification B 7.6: mean over cases per label, then over labels; the first wins a tie.
     """
-    cases: dict[ConfigurationName, list[ValidationScore]] = defaultdict(list)
+    folds: dict[ConfigurationName, set[Fold]] = defaultdict(set)
     for result in results:
-        cases[result.configuration].extend(result.validation)
+        folds[result.configuration].add(result.fold)
+    compared = set.intersection(*folds.values())
+    cases: dict[ConfigurationName, list[ValidationScore]] = {name: [] for name in folds}
+    for result in results:
+        if result.fold in compared:
+            cases[result.configuration].extend(result.validation)
     scored = {name: _mean_dice(scores) for name, scores in cases.items()}
     best = max(scored, key=lambda name: -1.0 if scored[name] is None else float(scored[name] or 0.0))
     figures = ", ".join(

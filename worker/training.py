@@ -1,6 +1,8 @@
 """The training job: one fold, from whichever checkpoint came furthest to the scores of its validation cases."""
 
 import logging
+import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +11,34 @@ from app.storage import StoreError
 from core import pipeline
 from core.domain.dataset import DatasetDescription
 from core.domain.labels import label_key
-from core.domain.model import CHECKPOINT_FILE, EPOCHS_FILE, FOLD_FILE, MODEL_FILE, WEIGHTS_FILE, fold_name
+from core.domain.model import (
+    CHECKPOINT_FILE,
+    EPOCHS_FILE,
+    FOLD_FILE,
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    FoldRecord,
+    fold_name,
+)
 from core.domain.progress import Observer
 from core.domain.report import EvaluationReport
 from core.errors import TrainingError
+from core.pipeline.cascades import NEXT_STAGE_FOLDER
+from core.plots import PROGRESS_FILE
 from worker.observer import CheckpointObserver, Message, PipeObserver, result_message
 from worker.preprocessed import preprocessed_here, read_plan
 from worker.workspace import Workspace, is_readable, link_or_copy
 
 log = logging.getLogger(__name__)
 
-FOLD_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
-"""What of a trained fold is kept; a fold that validated nothing has no summary."""
+MODEL_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
+"""What of a trained fold becomes part of a model; a fold that validated nothing has no summary."""
+
+FOLD_FILES = (*MODEL_FILES, PROGRESS_FILE)
+"""What of a trained fold is kept."""
+
+NEXT_STAGE_FILE = "predicted_next_stage.zip"
+"""What a fold segmented for later stages of a cascade: a folder per configuration, a file per case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,7 @@ def train(
     else:
         recipe = pipeline.preprocessing_digest(plan_, payload.configuration)
         arrays = workspace.fetch_preprocessed(order.preprocessed, recipe, observer)
+    before = _segmented_before(order, payload, model, workspace, observer)
     task = pipeline.TrainOrder(
         raw=raw,
         plan=plan_,
@@ -64,20 +83,54 @@ def train(
         model=model,
         preprocessed=arrays,
         threads=conditions.threads,
+        previous=before,
     )
     try:
         report = pipeline.train(task, watched)
     finally:
         watched.hand_over()
+    record = FoldRecord.model_validate_json((folder / FOLD_FILE).read_bytes())
     result = TrainResult(
         files={},
         configuration=payload.configuration,
         fold=payload.fold,
         mean_dice=report.foreground_mean.dice,
         validation=_validation(report, raw),
+        epochs=record.epochs,
+        best_epoch=record.best_epoch,
     )
     files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
+    handed_on = model / NEXT_STAGE_FOLDER
+    if handed_on.is_dir():
+        files[NEXT_STAGE_FILE] = _packed(handed_on, outbox / NEXT_STAGE_FILE)
     return result_message(result, files | {MODEL_FILE: model / MODEL_FILE})
+
+
+def _segmented_before(
+    order: WorkOrder, payload: TrainPayload, model: Path, workspace: Workspace, observer: Observer
+) -> list[Path]:
+    """Bring what the folds of the stage before segmented for this one; return a folder for each of them."""
+    folders = []
+    for result in order.trained:
+        ref = result.files.get(NEXT_STAGE_FILE)
+        if ref is None:
+            continue
+        target = model / "segmented_before" / f"{result.configuration}_{fold_name(result.fold)}"
+        target.mkdir(parents=True, exist_ok=True)
+        workspace.fetch_file(ref, target / NEXT_STAGE_FILE, observer)
+        shutil.unpack_archive(target / NEXT_STAGE_FILE, target)
+        (target / NEXT_STAGE_FILE).unlink()
+        if (target / payload.configuration).is_dir():
+            folders.append(target / payload.configuration)
+    return folders
+
+
+def _packed(folder: Path, archive: Path) -> Path:
+    """Pack a folder into a zip, compressed a little: label maps shrink by a lot."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            packed.write(file, file.relative_to(folder))
+    return archive
 
 
 def begin_where_others_stopped(
@@ -111,7 +164,7 @@ def _whole_checkpoint(folder: Path) -> tuple[Path, int] | None:
 def _fetch(workspace: Workspace, stored: Checkpoint, target: Path, observer: Observer) -> bool:
     """Bring a checkpoint from the store; return whether it was there, and whole."""
     try:
-        workspace.fetch_checkpoint(stored.file, target, observer)
+        workspace.fetch_file(stored.file, target, observer)
     except StoreError as error:
         log.warning("a stored checkpoint cannot be used", extra={"reason": error.message})
         target.unlink(missing_ok=True)

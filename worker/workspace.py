@@ -122,8 +122,8 @@ class Workspace:
             if fence < order.fence
         ]
 
-    def fetch_checkpoint(self, ref: ObjectRef, target: Path, observer: Observer) -> None:
-        """Bring a checkpoint from the store.
+    def fetch_file(self, ref: ObjectRef, target: Path, observer: Observer) -> None:
+        """Bring one file from the store; its folder must exist.
 
         Raises:
             StoreError: It is missing or damaged.

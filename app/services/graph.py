@@ -1,6 +1,7 @@
 """The jobs of one training: which waits for which, and what the end of one means for the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,8 +22,10 @@ from app.payloads import (
     SelectPayload,
     TrainPayload,
 )
-from app.requests import TrainingRequest
+from app.requests import CROSS_VALIDATION_FOLDS, TrainingRequest
 from app.services.transitions import create, move
+from core.domain.plan import ConfigurationName
+from core.domain.training import Fold
 
 CANCELED = "canceled"
 """Kind of the problem that a canceled job carries."""
@@ -60,45 +63,98 @@ def ready_state(parent: Job | None) -> JobState:
 def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
     """Write the jobs that follow a plan: preprocess per configuration, train per fold, select.
 
-    Every training waits for its configuration's preprocessing, and the selection for all trainings.
+    Every training waits for its configuration's preprocessing, in a later stage of a cascade also for all folds
+    of the stage before, and the selection waits for all trainings.
     """
     parent = session.get_one(Job, plan_job.parent_id)
     training = session.get_one(Training, parent.training_id)
     request = TrainingRequest.model_validate(training.request)
     plan = PlanPayload.model_validate(plan_job.payload)
     moments = _moments()
-    trains = []
-    for configuration in result.configurations:
+    trains: dict[str, list[Job]] = {}
+    for stage in stages(result, request.folds):
         first = PreprocessPayload(
             training_id=training.id,
             archive=plan.archive,
             plans=result.files["plans.json"],
-            configuration=configuration,
-            digest=result.digests.get(configuration),
+            configuration=stage.name,
+            digest=result.digests.get(stage.name),
         )
         preprocess = create(session, child(parent, first, ready_state(parent), next(moments)))
-        for fold in request.folds:
+        trains[stage.name] = []
+        for fold in stage.folds:
             payload = TrainPayload(
                 training_id=training.id,
                 archive=plan.archive,
                 plans=result.files["plans.json"],
                 fingerprint=result.files["dataset_fingerprint.json"],
-                configuration=configuration,
+                configuration=stage.name,
                 fold=fold,
-                settings=request.settings,
+                settings=request.all_settings,
             )
             train = create(session, child(parent, payload, JobState.WAITING, next(moments)))
-            _need(session, train, preprocess)
-            trains.append(train)
+            for need in (preprocess, *trains.get(stage.previous or "", ())):
+                _need(session, train, need)
+            trains[stage.name].append(train)
     last = SelectPayload(
         training_id=training.id,
         archive=plan.archive,
         plans=result.files["plans.json"],
         fingerprint=result.files["dataset_fingerprint.json"],
+        configurations=result.configurations,
+        previous_stages={one.name: one.previous_stage for one in result.planned if one.previous_stage},
     )
     select_job = create(session, child(parent, last, JobState.WAITING, next(moments)))
-    for train in trains:
-        _need(session, select_job, train)
+    for jobs in trains.values():
+        for train in jobs:
+            _need(session, select_job, train)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A configuration that is trained, with its folds."""
+
+    name: ConfigurationName
+    previous: ConfigurationName | None
+    """The stage whose segmentations it refines."""
+    folds: tuple[Fold, ...]
+
+
+def stages(result: PlanResult, folds: Sequence[Fold]) -> list[Stage]:
+    """Return what is to be trained, each stage of a cascade behind the one before.
+
+    A stage that another one needs is trained although nobody asked for it, and on all folds of the
+    cross-validation: together they segment every case that the later stage learns from.
+
+    Args:
+        result: What was planned, and what of it is to be trained.
+        folds: That are asked for.
+
+    Source:
+        Engine specification B 4.4.
+    """
+    before = {one.name: one.previous_stage for one in result.planned}
+    needed = {stage for name in result.configurations for stage in _stages_before(before, name)}
+    every: list[Fold] = [*folds]
+    if "all" not in every:
+        every += [fold for fold in range(CROSS_VALIDATION_FOLDS) if fold not in every]
+    ordered: list[Stage] = []
+    for name in result.configurations:
+        for stage in (*reversed(_stages_before(before, name)), name):
+            if all(stage != known.name for known in ordered):
+                own = tuple(every) if stage in needed else tuple(folds)
+                ordered.append(Stage(stage, before.get(stage), own))
+    return ordered
+
+
+def _stages_before(before: Mapping[str, str | None], name: str) -> list[str]:
+    """Return the stages before one, the nearest first; a circle, which no plan may have, is cut."""
+    found: list[str] = []
+    stage = before.get(name)
+    while stage is not None and stage not in found:
+        found.append(stage)
+        stage = before.get(stage)
+    return found
 
 
 def settle(session: Session, job: Job) -> None:

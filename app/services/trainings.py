@@ -13,7 +13,7 @@ from app.db.models import Dataset, DatasetCase, DatasetPlan, Epoch, Job, Trained
 from app.errors import NotFoundError, RequestError
 from app.jobs import LANES, PRIORITIES, JobKind, JobState
 from app.payloads import PlanPayload, TrainResult
-from app.requests import CASCADE, CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
+from app.requests import CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
 from app.services import datasets, following, graph, kept_plans
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page
@@ -91,7 +91,7 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
     if plan is None:
         _require_volumes(session, dataset, request)
-    _require_trainable(request, plan)
+    _require_planned(request, plan)
     if plan is None:
         request = request.model_copy(update={"preset": request.preset or DEFAULT_PRESET})
     training = Training(
@@ -129,34 +129,18 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
     return Submission(training.id, parent.id)
 
 
-def _require_trainable(request: TrainingRequest, plan: DatasetPlan | None) -> None:
-    """Refuse configurations that the plan does not have, and those that refine what another one segmented.
-
-    What a plan has that is yet to be made, its job tells.
-    """
-    wanted = request.configurations or ()
-    planned = [] if plan is None else kept_plans.configurations_of(plan)
-    stages = {one.name: one.previous_stage for one in planned} or {CASCADE: "3d_lowres"}
-    trainable = [name for name, stage in stages.items() if stage is None]
-    choose = f"; ask for: {', '.join(trainable)}" if trainable else ""
-    for name in wanted:
-        if plan is not None and name not in stages:
+def _require_planned(request: TrainingRequest, plan: DatasetPlan | None) -> None:
+    """Refuse configurations that the plan does not have; what one has that is yet to be made, its job tells."""
+    if plan is None:
+        return
+    planned = [one.name for one in kept_plans.configurations_of(plan)]
+    for name in request.configurations or ():
+        if name not in planned:
             raise RequestError(
-                f"the plan {plan.name} has no configuration {name}{choose}",
+                f"the plan {plan.name} has no configuration {name}; ask for: {', '.join(planned)}",
                 configuration=name,
-                configurations=[*stages],
+                configurations=[*planned],
             )
-        if stages.get(name) is not None:
-            raise RequestError(
-                f"{name} refines what {stages[name]} has segmented; cascades are trained in a later release"
-                f"{choose}",
-                configuration=name,
-            )
-    if plan is not None and not trainable:
-        raise RequestError(
-            f"every configuration of the plan {plan.name} refines what another one has segmented, and cascades "
-            "are trained in a later release; add one without previous_stage"
-        )
 
 
 def _require_volumes(session: Session, dataset: Dataset, request: TrainingRequest) -> None:

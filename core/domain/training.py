@@ -1,8 +1,8 @@
 """Settings of a training, cross-validation splits, and what one epoch leaves behind."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from core.domain.dataset import CaseId
 from core.domain.record import Record, SharedRecord
@@ -26,9 +26,11 @@ OptimizerName = Literal["sgd", "adamw", "adam"]
 AugmentationName = Literal["default", "strong", "none"]
 """What happens to patches; `strong` is the heavier pipeline that nnU-Net calls DA5."""
 
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
-class TrainingSettings(Record):
-    """Everything that shapes a training and is not in the plan.
+
+class TrainingChoices(Record):
+    """What may be chosen of a training beside its length.
 
     Losses and augmentations that packages add are named here too; whether a name exists is found out where
     they are loaded.
@@ -37,53 +39,62 @@ class TrainingSettings(Record):
         Engine specification B 1.1, B 5.
     """
 
-    epochs: int = Field(default=1000, ge=1)
-    iterations_per_epoch: int = Field(default=250, ge=1)
-    validation_iterations_per_epoch: int = Field(default=50, ge=1)
-    """A fifth of `iterations_per_epoch` where it is not given."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    deterministic: bool = False
+    deterministic: StrictBool = False
     """Whether two runs on the same machine are equal to the last bit; on a GPU that costs time."""
 
-    initial_learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    initial_learning_rate: Number = Field(default=0.01, gt=0)
     schedule: ScheduleName = "polynomial"
-    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_epochs: StrictInt = Field(default=0, ge=0)
     """Epochs in which the learning rate rises to the initial one, before the schedule begins."""
     optimizer: OptimizerName = "sgd"
     """SGD has Nesterov momentum; AdamW has AMSGrad, as the published variants."""
-    momentum: float = Field(default=0.99, ge=0, lt=1)
+    momentum: Number = Field(default=0.99, ge=0, lt=1)
     """Of SGD."""
-    weight_decay: float = Field(default=3e-5, ge=0, allow_inf_nan=False)
-    gradient_norm_limit: float = Field(default=12.0, gt=0)
-    early_stop_epochs: int | None = Field(default=None, ge=1)
+    weight_decay: Number = Field(default=3e-5, ge=0)
+    gradient_norm_limit: Number = Field(default=12.0, gt=0)
+    early_stop_epochs: StrictInt | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better smoothed pseudo Dice; None: never."""
 
     loss: str = "dice_ce"
     """A `LossName`, or the name of a loss that a package adds."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
     """Share of a voxel's label that is spread over all labels, in the cross-entropy."""
-    dice_smoothing: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    dice_smoothing: Number = Field(default=1e-5, ge=0)
     """Added above and below the fraction line of Dice."""
-    deep_supervision: bool = True
+    deep_supervision: StrictBool = True
     """Whether the coarser outputs of the network are supervised too."""
 
-    foreground_share: float = Field(default=0.33, ge=0, le=1)
+    foreground_share: Number = Field(default=0.33, ge=0, le=1)
     """Share of each batch whose patch is centred on a foreground voxel."""
-    foreground_is_drawn: bool = False
+    foreground_is_drawn: StrictBool = False
     """Whether chance decides for each patch if it is one of them, instead of its place in the batch."""
 
     augmentation: str = "default"
     """An `AugmentationName`, or the name of an augmentation that a package adds."""
-    mirror_axes: tuple[int, ...] | None = None
+    mirror_axes: tuple[Annotated[StrictInt, Field(ge=0, le=2)], ...] | None = None
     """Axes of the network's patch along which training and prediction mirror; None: all, (): none."""
     swapped_labels: tuple[tuple[str, str], ...] = ()
     """Pairs of labels, left and right, that change places where a patch is mirrored along `swap_axis`."""
-    swap_axis: int | None = Field(default=None, ge=0)
+    swap_axis: StrictInt | None = Field(default=None, ge=0, le=2)
     """Axis of the network's patch that runs from left to right."""
     label_interpolation: Literal["linear", "nearest"] = "linear"
     """How labels are sampled where a patch is rotated or scaled: by vote of all neighbours, or the nearest."""
-    dummy_2d: bool | None = None
+    dummy_2d: StrictBool | None = None
     """Whether patches are rotated slice by slice; None: as the patch size says."""
+
+
+class TrainingSettings(TrainingChoices):
+    """Everything that shapes a training and is not in the plan.
+
+    Source:
+        Engine specification B 1.1.
+    """
+
+    epochs: StrictInt = Field(default=1000, ge=1)
+    iterations_per_epoch: StrictInt = Field(default=250, ge=1)
+    validation_iterations_per_epoch: StrictInt = Field(default=50, ge=1)
+    """A fifth of `iterations_per_epoch` where it is not given."""
+    seed: StrictInt = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="before")
     @classmethod

@@ -887,22 +887,13 @@ def test_a_plan_of_ones_own_configurations_can_be_trained(
     assert created.status_code == 201, created.text
 
     unknown = train(client, dataset_id, plan="mine", configurations=["3d_hires"])
-    cascade = train(client, dataset_id, plan="mine", configurations=["2d", "3d_refined"])
     good = train(client, dataset_id, plan="mine", configurations=["3d_bs4"], folds=[0])
 
     assert "3d_bs4" in problem_of(unknown, 422)
     assert unknown.json()["configurations"] == ["2d", "3d_fullres", "3d_bs4", "3d_refined"]
-    assert "later release" in problem_of(cascade, 422)
     assert good.status_code == 202
     playing.play_all(resources.sessions)
     assert client.get(f"/trainings/{good.json()['id']}").json()["configuration"] == "3d_bs4"
-
-
-def test_cascades_are_refused_with_a_sentence(client: httpx.Client, dataset_id: UUID) -> None:
-    response = train(client, dataset_id, configurations=["3d_lowres", "3d_cascade_fullres"])
-
-    assert "later release" in problem_of(response, 422)
-    assert train(client, dataset_id, configurations=["3d_lowres"]).status_code == 202
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from uuid import UUID
 
+import pytest
 from sqlalchemy import select
 
 from app.db.base import transaction
 from app.db.models import Job, TrainedModel
 from app.jobs import JobKind, JobState
-from app.payloads import TrainPayload
-from app.services import jobs, steering
+from app.payloads import PlannedConfiguration, PlanResult, SelectPayload, TrainPayload
+from app.services import graph, jobs, steering
 from app.services.resources import Resources
+from core.domain.training import Fold
 from tests.app import playing
 
 
@@ -30,6 +32,62 @@ def test_a_plan_brings_the_other_jobs(resources: Resources) -> None:
         *[(JobKind.PREPROCESS, JobState.QUEUED), *[(JobKind.TRAIN, JobState.WAITING)] * 2] * 2,
         (JobKind.SELECT, JobState.WAITING),
     ]
+
+
+CASCADE = PlanResult(
+    files={},
+    configurations=("2d", "3d_cascade_fullres"),
+    planned=(
+        PlannedConfiguration(name="2d"),
+        PlannedConfiguration(name="3d_lowres"),
+        PlannedConfiguration(name="3d_fullres"),
+        PlannedConfiguration(name="3d_cascade_fullres", previous_stage="3d_lowres"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("folds", "needed"), [((0,), (0, 1, 2, 3, 4)), ((6, 1), (6, 1, 0, 2, 3, 4)), (("all",), ("all",))]
+)
+def test_the_stage_before_is_trained_on_every_fold_and_first(
+    folds: tuple[Fold, ...], needed: tuple[Fold, ...]
+) -> None:
+    assert graph.stages(CASCADE, folds) == [
+        graph.Stage("2d", None, folds),
+        graph.Stage("3d_lowres", None, needed),
+        graph.Stage("3d_cascade_fullres", "3d_lowres", folds),
+    ]
+
+
+def test_a_later_stage_waits_for_all_folds_of_the_one_before(resources: Resources) -> None:
+    submission = playing.training(
+        resources, playing.ready_dataset(resources), configurations=["3d_cascade_fullres"], folds=[0]
+    )
+    plan = playing.claim(resources.sessions)
+    made = playing.typical_result(plan)
+    assert isinstance(made, PlanResult)
+    playing.finish(
+        resources.sessions,
+        plan,
+        CASCADE.model_copy(update={"files": made.files, "configurations": ("3d_cascade_fullres",)}),
+    )
+
+    played = playing.play_all(resources.sessions)
+
+    trained = [one.order.payload for one in played if one.kind is JobKind.TRAIN]
+    names = [(one.configuration, one.fold) for one in trained if isinstance(one, TrainPayload)]
+    assert names == [*[("3d_lowres", fold) for fold in range(5)], ("3d_cascade_fullres", 0)]
+    cascade = next(
+        one.order
+        for one in played
+        if isinstance(one.order.payload, TrainPayload) and one.order.payload.configuration != "3d_lowres"
+    )
+    assert [one.fold for one in cascade.trained] == [0, 1, 2, 3, 4]
+    last = played[-1].order.payload
+    assert isinstance(last, SelectPayload)
+    assert last.configurations == ("3d_cascade_fullres",)
+    assert last.previous_stages == {"3d_cascade_fullres": "3d_lowres"}
+    assert playing.job_row(resources.sessions, submission.job_id).state is JobState.SUCCEEDED
 
 
 def test_a_training_goes_through_to_its_model(resources: Resources) -> None:

@@ -37,9 +37,9 @@ class Service:
         response.raise_for_status()
         return response.json()
 
-    def end_of(self, job_id: str) -> Any:
+    def end_of(self, job_id: str, seconds: float = PATIENCE_SECONDS) -> Any:
         """Return a job once it has ended."""
-        return wait_for(lambda: _if_ended(self.get(f"/jobs/{job_id}")))
+        return wait_for(lambda: _if_ended(self.get(f"/jobs/{job_id}")), seconds)
 
     def upload(self, archive: Path, name: str = "Phantoms") -> Any:
         """Send a zipped dataset, wait for its check, and return it."""

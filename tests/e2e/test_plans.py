@@ -1,6 +1,7 @@
 """From a plan that was made, read, edited and sent back to a model that was trained with it."""
 
 import copy
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,42 @@ def test_residual_encoders_of_two_resolutions_train_as_an_edited_plan_says_and_p
     training = planned.service.get(f"/trainings/{accepted['id']}")
     assert {one["configuration"] for one in training["validation"]} == set(TRAINED)
     assert training["configuration"] in TRAINED
+    mask: Any = sitk.ReadImage(str(planned.service.segmentation(prediction, tmp_path / "mask.nii.gz")))
+    assert mask.GetSize() == RECIPE.shape[::-1]
+
+
+def test_a_cascade_trains_after_every_fold_of_its_first_stage_and_predicts(
+    planned: Planned, tmp_path: Path
+) -> None:
+    image = write_array(make_phantom(RECIPE, 9).voxels_czyx[0], tmp_path / "new_0000.nii.gz", RECIPE)
+    values = copy.deepcopy(planned.plan["plan"])
+    for name in ("3d_lowres", "3d_fullres"):  # Small networks and large patches, so that it is quick.
+        configuration = values["configurations"][name]
+        arguments = configuration["architecture"]["arch_kwargs"]
+        arguments["features_per_stage"] = [4] * arguments["n_stages"]
+        unit = [math.prod(axis) for axis in zip(*arguments["strides"], strict=True)]
+        configuration["patch_size"] = [-(-40 // step) * step for step in unit]
+    stored = planned.service.client.put(f"/datasets/{planned.dataset['id']}/plans/small", json=values)
+    assert stored.status_code == 201, stored.text
+
+    accepted = planned.service.train(
+        planned.dataset,
+        plan="small",
+        configurations=["3d_cascade_fullres"],
+        folds=[0],
+        epochs=1,
+        iterations_per_epoch=2,
+        settings={"optimizer": "adamw", "initial_learning_rate": 0.001},
+    )
+    job = planned.service.end_of(accepted["job_id"], seconds=400)  # Six trainings, one after the other.
+    assert job["state"] == "succeeded", job["error"]
+    prediction = planned.service.predict(job["result"]["model_id"], image)
+
+    training = planned.service.get(f"/trainings/{accepted['id']}")
+    assert training["configuration"] == "3d_cascade_fullres"
+    assert training["request"]["settings"]["optimizer"] == "adamw"
+    folds = {(one["configuration"], one["fold"]) for one in training["epochs"]}
+    assert folds == {("3d_cascade_fullres", 0), *(("3d_lowres", fold) for fold in range(5))}
     mask: Any = sitk.ReadImage(str(planned.service.segmentation(prediction, tmp_path / "mask.nii.gz")))
     assert mask.GetSize() == RECIPE.shape[::-1]
 
