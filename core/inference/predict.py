@@ -112,20 +112,6 @@ def predict_image(
     )
 
 
-def predict_preprocessed(
-    model: LoadedModel, case: PreprocessedCase, options: PredictionOptions, observer: Observer
-) -> LabelMap:
-    """Segment a case that is preprocessed already, as the validation of a fold does.
-
-    Returns:
-        The segmentation on the grid of the original image.
-
-    Raises:
-        DomainError: As `predict_image`, channels aside.
-    """
-    return segmentation_of(model, case, predict_logits(model, case, options, observer))
-
-
 def require_channels(model: LoadedModel, image: Image) -> None:
     """Refuse an image that does not have one channel for each of the model's.
 

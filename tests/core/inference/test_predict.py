@@ -11,7 +11,7 @@ from core.domain.plan import Plan
 from core.domain.progress import Progress, SilentObserver
 from core.errors import CancelledError, ImageError, ModelError
 from core.inference.model import LoadedModel, load_model
-from core.inference.predict import predict_image, predict_logits, predict_preprocessed
+from core.inference.predict import predict_image, predict_logits, segmentation_of
 from core.io.image import Geometry, Image
 from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
@@ -93,7 +93,7 @@ def test_a_preprocessed_case_gives_the_same_segmentation(model: LoadedModel, ima
     case = preprocess_case(image, None, model.plan, model.configuration, model.labels)
     case.voxels_czyx.flags.writeable = False
 
-    segmentation = predict_preprocessed(model, case, OPTIONS, SilentObserver())
+    segmentation = segmentation_of(model, case, predict_logits(model, case, OPTIONS, SilentObserver()))
 
     expected = predict_image(model, image, OPTIONS, SilentObserver()).segmentation
     assert np.array_equal(segmentation.labels_zyx, expected.labels_zyx)
