@@ -22,6 +22,7 @@ from core.commands.options import (
     read_text,
 )
 from core.domain.model import fold_name
+from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, SeveralObservers
 from core.domain.record import describe, parse_json
 from core.domain.splits import Grouping, parse_patients, parse_splits
@@ -30,6 +31,7 @@ from core.errors import TrainingError
 
 if TYPE_CHECKING:
     from core.pipeline import TrainOrder
+    from core.training.pretrained import StartWeights
 
 
 def train(
@@ -61,6 +63,15 @@ def train(
             "identifier, such as '^([^_]+)_', or a .json file of cases, each with its patient."
         ),
     ] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with these weights: a model folder, ours or official, or a file of weights."
+        ),
+    ] = None,
+    pretrained_fold: Annotated[
+        str | None, typer.Option(help="Which fold of the pretrained model; its first if not given.")
+    ] = None,
     previous: Annotated[
         Path | None,
         typer.Option(
@@ -82,15 +93,17 @@ def train(
         "validation_iterations_per_epoch": validation_iterations_per_epoch,
         "seed": seed,
     }
+    plan = read_plan(plans)
     order = pipeline.TrainOrder(
         raw=raw,
-        plan=read_plan(plans),
+        plan=plan,
         configuration=configuration,
         fold=fold_of(fold),
         settings=_settings(settings, {key: value for key, value in values.items() if value is not None}),
         model=out,
         preprocessed=preprocessed,
         splits=_splits(splits, group_by),
+        pretrained=_start_weights(pretrained, pretrained_fold, raw, plan, configuration),
         previous=() if previous is None else (pipeline.next_stage_folder(previous, configuration),),
         previous_model=previous,
         precision=precision,
@@ -117,6 +130,28 @@ def _settings(path: Path | None, given: Mapping[str, Any]) -> TrainingSettings:
         known = ", ".join(sorted(TrainingSettings.model_fields))
         where = "the settings" if path is None else path.name
         raise TrainingError(f"{where} cannot be used: {describe(error)}; settings are: {known}") from error
+
+
+def _start_weights(
+    path: Path | None, fold: str | None, raw: Path, plan: Plan, configuration: ConfigurationName
+) -> "StartWeights | None":
+    """Read the weights to begin with if there are any, and say in two lines what of them is taken.
+
+    Raises:
+        TrainingError: There is a fold, but no model; or the model is another network than the plan's.
+        ModelError: There are no weights that can be read.
+    """
+    from core import pipeline
+
+    if path is None:
+        if fold is not None:
+            raise TrainingError("--pretrained-fold goes with --pretrained; name the model too")
+        return None
+    chosen = None if fold is None else fold_of(fold)
+    initial = pipeline.start_weights(path, fold=chosen, raw=raw, plan=plan, configuration=configuration)
+    if pipeline.is_first_process():
+        print("\n".join(initial.record.summary()), flush=True)
+    return initial
 
 
 def _splits(path: Path | None, group_by: str | None) -> tuple[Split, ...] | Grouping | None:

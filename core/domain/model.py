@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError
 
 from core.domain.dataset import CaseId
 from core.domain.plan import ConfigurationName
+from core.domain.pretraining import WeightsSource
 from core.domain.record import Record, describe, parse_json
 from core.domain.training import Fold, TrainingSettings
 from core.errors import ModelError
@@ -87,6 +88,8 @@ class FoldRecord(Record):
     """How many were trained: fewer than the settings say if the training stopped early."""
     best_epoch: int | None = None
     """The one whose weights are kept beside the last ones."""
+    pretrained: WeightsSource | None = None
+    """Which weights it began with, if not with drawn ones; pretrained.json beside it names the tensors."""
 
 
 def fold_name(fold: Fold) -> str:

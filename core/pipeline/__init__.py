@@ -21,7 +21,14 @@ from core.pipeline.prediction import (
     predict_files,
     predict_folder,
 )
-from core.pipeline.training import TrainOrder, find_checkpoint, is_first_process, train, validate
+from core.pipeline.training import (
+    TrainOrder,
+    find_checkpoint,
+    is_first_process,
+    start_weights,
+    train,
+    validate,
+)
 
 __all__ = [
     "PlanRequest",
@@ -46,6 +53,7 @@ __all__ = [
     "preprocess",
     "preprocessed_cases",
     "preprocessing_digest",
+    "start_weights",
     "train",
     "validate",
     "verify",

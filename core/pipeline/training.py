@@ -28,6 +28,7 @@ from core.pipeline.splits import Wanted, choose_splits, keep_splits, split_of_fo
 from core.plots import PROGRESS_FILE, ProgressPlot
 
 if TYPE_CHECKING:
+    from core.training.pretrained import StartWeights
     from core.training.ranks import Ranks
 
 
@@ -57,6 +58,9 @@ class TrainOrder:
     """Folder of the model of the stage before, to be kept within this one, which then predicts by itself."""
     outside: bool = False
     """Whether dataset.json may list files outside `raw`; see `core.io.cases.find_cases`."""
+    pretrained: "StartWeights | None" = None
+    """What the network begins with, from `core.pipeline.start_weights`; nothing for one that goes on from its
+    checkpoint."""
     goes_further: bool = False
     """Whether a training that was begun may be given more epochs than it was begun with."""
 
@@ -127,6 +131,7 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         device=order.device,
         precision=order.precision,
         ranks=ranks,
+        initial=order.pretrained,
         goes_further=order.goes_further,
     )
     plot = ProgressPlot(setup.folder / PROGRESS_FILE) if ranks.is_first else nullcontext(SilentObserver())
@@ -136,6 +141,28 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         _write_model(order, description, axes)
     ranks.wait()
     return validate(order, setup.validation_cases, observer, ranks)
+
+
+def start_weights(
+    path: Path, *, fold: Fold | None, raw: Path, plan: Plan, configuration: ConfigurationName
+) -> "StartWeights":
+    """Read the weights of a network that was trained before, as far as they fit the one that is to be trained.
+
+    Args:
+        path: A model folder of ours or an official one, the folder of a fold, or a file of weights.
+        fold: Of the model folder; None for its first.
+        raw: Dataset that is to be trained on.
+        plan: By which.
+        configuration: Of the plan.
+
+    Raises:
+        ModelError: There are no weights that can be read.
+        TrainingError: They are those of a network that has hardly anything in common with the plan's.
+    """
+    from core.training import pretrained
+
+    labels = read_description(raw).label_set()
+    return pretrained.start_weights(path, plan.configuration(configuration), labels, fold)
 
 
 def is_first_process() -> bool:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.domain.model import CHECKPOINT_FILE, PrecisionName
+from core.domain.pretraining import PretrainedRecord
 from core.domain.record import Record, describe
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import TrainingError
@@ -51,6 +52,8 @@ class CheckpointRecord(Record):
     """State of the gradient scaler, where there is one."""
     epochs: tuple[EpochRecord, ...]
     """All finished epochs; the next one is their number."""
+    pretrained: PretrainedRecord | None = None
+    """What the network began with, if not with drawn weights."""
     checksum: int
     """CRC-32 over the tensors, ordered by name."""
 
@@ -68,6 +71,7 @@ class Snapshot:
     precision: PrecisionName
     scaler: dict[str, int | float] | None
     epochs: tuple[EpochRecord, ...]
+    pretrained: PretrainedRecord | None
 
 
 def snapshot(state: TrainingState, settings: TrainingSettings) -> Snapshot:
@@ -78,6 +82,7 @@ def snapshot(state: TrainingState, settings: TrainingSettings) -> Snapshot:
         precision=state.precision,
         scaler=None if state.scaler is None else state.scaler.state_dict(),
         epochs=tuple(state.epochs),
+        pretrained=state.pretrained,
     )
 
 
@@ -88,6 +93,7 @@ def save(taken: Snapshot, folder: Path) -> None:
         precision=taken.precision,
         scaler=taken.scaler,
         epochs=taken.epochs,
+        pretrained=taken.pretrained,
         checksum=_checksum(taken.tensors),
     )
     latest = folder / LATEST

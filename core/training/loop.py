@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from core.training.course import best_epoch, has_ended, smoothed
 from core.training.loss import Loss, LossSetup, make_loss
 from core.training.optimizer import set_learning_rate
 from core.training.patches import Batch, batches
+from core.training.pretrained import StartWeights, begin_with, keep_record
 from core.training.ranks import ALONE, Ranks
 from core.training.samples import SamplingSetup
 from core.training.saving import Saver, write_epochs
@@ -70,6 +71,9 @@ class FoldSetup:
     ranks: Ranks = ALONE
     """The processes that train the fold together; all of them read the same files."""
 
+    initial: StartWeights | None = None
+    """Weights to begin with instead of drawn ones; of no use to a training that goes on from its checkpoint."""
+
     goes_further: bool = False
     """Whether a training that was begun may be given more epochs than it was begun with."""
 
@@ -101,6 +105,8 @@ def train_fold(setup: FoldSetup, observer: Observer) -> FoldRecord:
     settings = setup.settings
     loss = make_loss(LossSetup(setup.labels, setup.configuration.batch_dice, settings, setup.ranks))
     state = _begin(setup)
+    if first:
+        keep_record(state.pretrained, setup.folder)
     if first and state.epochs:
         write_epochs(state.epochs, setup.folder)
     for finished in state.epochs:
@@ -146,7 +152,9 @@ def _begin(setup: FoldSetup) -> TrainingState:
         len(setup.labels.heads),
         seed=setup.settings.seed,
     )
+    pretrained = begin_with(network, setup.initial, None if found is None else found[0])
     state = make_training_state(network, setup.settings, precision, device, setup.ranks)
+    state = replace(state, pretrained=pretrained)
     if found is not None:
         record, tensors = found
         _require_same_settings(record.settings, setup)
@@ -320,6 +328,7 @@ def _finish(state: TrainingState, setup: FoldSetup) -> FoldRecord:
         smoothed_pseudo_dice=state.epochs[-1].smoothed_pseudo_dice,
         epochs=state.epoch,
         best_epoch=best_epoch(state.epochs),
+        pretrained=None if state.pretrained is None else state.pretrained.source,
     )
     if not setup.ranks.is_first:
         return record

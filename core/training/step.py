@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
+from core.domain.pretraining import PretrainedRecord
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import TrainingError
 from core.network.contract import Network
@@ -37,6 +38,8 @@ class TrainingState:
     ranks: Ranks = ALONE
     epochs: list[EpochRecord] = field(default_factory=list)
     """The finished ones."""
+    pretrained: PretrainedRecord | None = None
+    """What the network began with, if not with drawn weights."""
 
     @property
     def epoch(self) -> int:
