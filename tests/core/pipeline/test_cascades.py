@@ -12,7 +12,7 @@ from core import pipeline
 from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import SilentObserver
-from core.errors import DatasetError, DomainError, ModelError, TrainingError
+from core.errors import DatasetError, DomainError, ModelError, PlanError, TrainingError
 from core.io.case_store import CaseStore
 from core.io.next_stage import file_of, read_next_stage, save_next_stage
 from core.io.readers import read_labels, write_labels
@@ -256,6 +256,32 @@ def test_previous_segmentations_that_cannot_be_used_are_named(
         pipeline.predict_folder(
             bench.cascade, bench.raw / "imagesTr", tmp_path / "out", OPTIONS, SilentObserver(), **paths
         )
+
+
+def test_a_case_that_the_next_grid_cannot_hold_is_left_out_and_said(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coarse = bench.plan.configurations[FULL] | {"spacing": [1000.0, 1.0, 1.0]}
+    plan = bench.plan.model_copy(update={"configurations": bench.plan.configurations | {FULL: coarse}})
+
+    train(order_of(bench.raw, plan, LOW, tmp_path / "low"))
+
+    assert (tmp_path / "low/fold_0/validation/summary.json").is_file()
+    assert not (tmp_path / "low/predicted_next_stage").exists()
+    said = [record for record in caplog.records if record.message == "not segmented for the next stage"]
+    assert [record.__dict__["case"] for record in said] == [case_name(0), case_name(2)]
+    assert "of which nothing could be learnt" in said[0].__dict__["reason"]
+
+
+def test_a_later_stage_that_can_have_no_folder_is_refused_before_training(
+    bench: Bench, tmp_path: Path
+) -> None:
+    configurations = bench.plan.configurations | {"../up": bench.plan.configurations[FULL]}
+    plan = bench.plan.model_copy(update={"configurations": configurations})
+
+    with pytest.raises(PlanError, match=r"'\.\./up' must be named so that a folder can have the name"):
+        train(order_of(bench.raw, plan, LOW, tmp_path / "low"))
+    assert not (tmp_path / "low").exists()
 
 
 @pytest.mark.parametrize("augmentation", ["default", "strong"])
