@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """What the workspace keeps for jobs to come, beside what running ones use."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of a job's arithmetic; None: one per core."""
+    processes_per_training: int = Field(default=1, ge=1, le=64)
+    """Processes that train a fold together, each on a GPU of its own."""
 
     @field_validator("broker_url")
     @classmethod

@@ -22,6 +22,7 @@ from core.domain.record import Record
 from core.errors import CancelledError, DomainError
 from worker.archive import ArchiveLimits
 from worker.observer import Message, PipeObserver
+from worker.process import DeathError
 from worker.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Assignment(Record):
     limits: ArchiveLimits
     threads: int | None
     """None: one per core."""
+    processes: int = 1
+    """That train together, if it is a training."""
     model_cache_bytes: int
     checkpoint_seconds: float
     """How often a training hands its checkpoint over."""
@@ -60,7 +63,7 @@ def serve(perform: Perform, *, is_resident: bool) -> None:
         perform: Does the work; returns the last message.
         is_resident: Whether to wait for more assignments after the first.
     """
-    send = _private_output()
+    send = private_output()
     observer = PipeObserver(send)
     signal.signal(signal.SIGTERM, lambda *_: observer.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop.
@@ -73,14 +76,21 @@ def serve(perform: Perform, *, is_resident: bool) -> None:
 
 
 def _outcome(perform: Perform, assignment: Assignment, observer: PipeObserver) -> Message:
-    """Do the work and put whatever comes of it into a message."""
+    """Carry an assignment out, and put whatever comes of it into a message."""
     logs.configure(assignment.log_format, assignment.log_level)
     logs.job_id.set(str(assignment.order.job_id))
+    return outcome(lambda: perform(assignment, observer))
+
+
+def outcome(work: Callable[[], Message]) -> Message:
+    """Return the last message of some work, or one of how else it ended."""
     try:
         with room_on_disk():
-            return perform(assignment, observer)
+            return work()
     except CancelledError:
         return {"event": "canceled"}
+    except DeathError as death:
+        return {"event": "died", "cause": str(death), "on_request": False}
     except DomainError as error:
         return {"event": "error", "problem": problem_of(error)}
     except Exception as error:
@@ -98,7 +108,7 @@ def internal_problem() -> dict[str, JsonValue]:
     return problem_document(INTERNAL_ERROR, "the service made a mistake; its log has the details")
 
 
-def _private_output() -> Send:
+def private_output() -> Send:
     """Keep standard output for messages, and send what libraries print to standard error instead."""
     stream: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -130,17 +140,29 @@ def _assignments() -> Iterator[bytes]:
         yield lines.get()
 
 
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, even in the middle of a long computation."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to end this process when its parent ends, even in the middle of a long computation.
+
+    Args:
+        parent: Its number, where it is known: if it has ended already, so does this process.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def perform(assignment: Assignment, observer: PipeObserver) -> Message:
     """Do what the order says with the function of its kind."""
     from worker import tasks, training
 
-    conditions = training.Conditions(assignment.threads, assignment.checkpoint_seconds)
+    conditions = training.Conditions(
+        threads=assignment.threads,
+        checkpoint_seconds=assignment.checkpoint_seconds,
+        processes=assignment.processes,
+        log_format=assignment.log_format,
+        log_level=assignment.log_level,
+    )
     with (workspace := assignment.workspace()).holds:
         return tasks.perform(assignment.order, workspace, observer, conditions)
 

@@ -110,6 +110,7 @@ def _assignment(worker: Worker, claim: Claim) -> Assignment:
         store_dir=settings.resolved_store_dir,
         limits=worker.workspace().limits,
         threads=settings.threads,
+        processes=settings.processes_per_training,
         model_cache_bytes=int(settings.model_cache_gib * GIB),
         checkpoint_seconds=settings.checkpoint_seconds,
         log_format=settings.log_format,

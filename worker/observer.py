@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,13 @@ class CheckpointObserver:
             self.hand_over()
 
     def hand_over(self) -> None:
-        """Hand the checkpoint over, unless the parent has it already."""
-        if self._finished > self._handed and self._checkpoint.is_file():
+        """Hand the checkpoint over, unless the parent has it already, or it is just being replaced."""
+        if self._finished > self._handed:
             target = self._outbox / f"checkpoint-{self._finished}.safetensors"
-            link_or_copy(self._checkpoint, target)
-            self._handed, self._handed_at = self._finished, time.monotonic()
-            self._inner.hand_over(target, self._finished)
+            with suppress(FileNotFoundError):
+                link_or_copy(self._checkpoint, target)
+                self._handed, self._handed_at = self._finished, time.monotonic()
+                self._inner.hand_over(target, self._finished)
 
     def starts_from(self, epochs: int, *, is_stored: bool) -> None:
         """Take note of what earlier attempts finished, and hand it over if the store does not have it."""

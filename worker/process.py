@@ -5,13 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from worker.child import Assignment
+from core.domain.record import Record
 from worker.observer import Message
+
+
+class DeathError(Exception):
+    """Processes have ended without saying how their work did; the text says how they ended."""
 
 
 class Child:
@@ -19,11 +23,14 @@ class Child:
 
     Args:
         module: What runs in it.
-        environment: Of the process, without the settings of the service and their secrets.
+        environment: Of the process, without the settings of the service and their secrets; None: this process's.
+        arguments: Of the module.
     """
 
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", module]
+    def __init__(
+        self, module: str, environment: Mapping[str, str] | None, arguments: Sequence[str] = ()
+    ) -> None:
+        command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
             stdin=subprocess.PIPE,
@@ -36,12 +43,12 @@ class Child:
         self._reader = Thread(target=self._read, name=f"messages of {module}", daemon=True)
         self._reader.start()
 
-    def send(self, assignment: Assignment) -> None:
-        """Hand over work; a child that is dead already is noticed by `next`.
+    def send(self, record: Record) -> None:
+        """Hand over work, or a wish; a child that is dead already is noticed by `next`.
 
         From a thread: an order can be longer than a pipe holds, and the lease does not wait for its reader.
         """
-        Thread(target=self._write, args=(assignment,), name="assignment", daemon=True).start()
+        Thread(target=self._write, args=(record,), name="assignment", daemon=True).start()
 
     def next(self, timeout_seconds: float) -> Message | None:
         """Return the next message, or None if there was none in time."""
@@ -80,11 +87,11 @@ class Child:
                 with suppress(BrokenPipeError):
                     stream.close()
 
-    def _write(self, assignment: Assignment) -> None:
+    def _write(self, record: Record) -> None:
         if self._process.stdin is None:
             raise TypeError("a child is started with a pipe as its input")
         with suppress(BrokenPipeError, ValueError):  # The latter: the pipe was closed meanwhile.
-            self._process.stdin.write(assignment.model_dump_json() + "\n")
+            self._process.stdin.write(record.model_dump_json() + "\n")
             self._process.stdin.flush()
 
     def _read(self) -> None:

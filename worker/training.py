@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.log import LogFormat
 from app.payloads import Checkpoint, TrainPayload, TrainResult, ValidationScore, WorkOrder
 from app.storage import StoreError
 from core import pipeline
@@ -26,7 +27,9 @@ from core.errors import TrainingError
 from core.pipeline.cascades import NEXT_STAGE_FOLDER
 from core.plots import PROGRESS_FILE
 from worker.observer import CheckpointObserver, Message, PipeObserver, result_message
+from worker.partner import Shared, Task
 from worker.preprocessed import preprocessed_here, read_plan
+from worker.together import fitting, train_together
 from worker.workspace import Workspace, is_readable, link_or_copy
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,10 @@ class Conditions:
     """For the arithmetic; None: one per core."""
     checkpoint_seconds: float
     """How often a training hands its checkpoint over."""
+    processes: int = 1
+    """How many train a fold together."""
+    log_format: LogFormat = "plain"
+    log_level: str = "INFO"
 
 
 def train(
@@ -74,7 +81,7 @@ def train(
         recipe = pipeline.preprocessing_digest(plan_, payload.configuration)
         arrays = workspace.fetch_preprocessed(order.preprocessed, recipe, observer)
     before = _segmented_before(order, payload, model, workspace, observer)
-    task = pipeline.TrainOrder(
+    task = Task(
         raw=raw,
         plan=plan_,
         configuration=payload.configuration,
@@ -83,10 +90,10 @@ def train(
         model=model,
         preprocessed=arrays,
         threads=conditions.threads,
-        previous=before,
+        previous=tuple(before),
     )
     try:
-        report = pipeline.train(task, watched)
+        report = _trained(task, str(order.job_id), conditions, outbox, watched)
     finally:
         watched.hand_over()
     record = FoldRecord.model_validate_json((folder / FOLD_FILE).read_bytes())
@@ -104,6 +111,19 @@ def train(
     if handed_on.is_dir():
         files[NEXT_STAGE_FILE] = _packed(handed_on, outbox / NEXT_STAGE_FILE)
     return result_message(result, files | {MODEL_FILE: model / MODEL_FILE})
+
+
+def _trained(
+    task: Task, job_id: str, conditions: Conditions, outbox: Path, observer: Observer
+) -> EvaluationReport:
+    """Train a fold, with as many processes as the machine gives to one and the fold has use for."""
+    processes = fitting(conditions.processes, task.plan.configuration(task.configuration))
+    if processes == 1:
+        return pipeline.train(task.order(), observer)
+    shared = Shared(
+        task=task, job_id=job_id, log_format=conditions.log_format, log_level=conditions.log_level
+    )
+    return train_together(shared, processes, outbox, observer)
 
 
 def _segmented_before(
