@@ -20,7 +20,12 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORDED = ROOT / "../shared/goldens/models"
 LEFT_AND_RIGHT = Recipe(cases=5, shape=(10, 12, 12))
 ONE_LABEL = Recipe(cases=5, shape=(11, 13, 12), labels={"background": 0, "lesion": 1}, seed=9)
-STANDING_STILL: dict[str, Any] = {"initial_learning_rate": 1e-12, "weight_decay": 0.0, "optimizer": "sgd", "momentum": 0.0}
+STANDING_STILL: dict[str, Any] = {
+    "initial_learning_rate": 1e-12,
+    "weight_decay": 0.0,
+    "optimizer": "sgd",
+    "momentum": 0.0,
+}
 
 
 def run(*arguments: object) -> int:
