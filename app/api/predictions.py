@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api import problems, waiting
 from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, ResourcesDep, SessionDep, settings_of
+from app.api.files import sent_file
 from app.api.jobs import ProgressView, view_of
 from app.api.uploads import Expected, Part, Upload, received
 from app.api.waiting import Accepted
@@ -20,7 +21,7 @@ from app.jobs import JobState, Urgency
 from app.services import predictions
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES, file_ending
-from app.services.predictions import PredictionRequest, PredictionStatus, ResultFile
+from app.services.predictions import PredictionRequest, PredictionStatus
 from app.services.resources import Resources, Submission
 
 router = APIRouter(tags=["predictions"])
@@ -116,7 +117,7 @@ def get_prediction(session: SessionDep, prediction_id: UUID, base: BaseDep) -> P
 @router.get("/predictions/{prediction_id}/segmentation", dependencies=[NoQuery], response_class=FileResponse)
 def get_segmentation(request: Request, resources: ResourcesDep, prediction_id: UUID) -> Response:
     """Load the label map, in the format and geometry of the image that was sent."""
-    return _file(
+    return sent_file(
         request, predictions.segmentation(resources, prediction_id), f"{prediction_id}", "attachment"
     )
 
@@ -124,7 +125,7 @@ def get_segmentation(request: Request, resources: ResourcesDep, prediction_id: U
 @router.get("/predictions/{prediction_id}/preview.png", dependencies=[NoQuery], response_class=FileResponse)
 def get_preview(request: Request, resources: ResourcesDep, prediction_id: UUID) -> Response:
     """Look at the segmentation over the image."""
-    return _file(request, predictions.preview(resources, prediction_id), f"{prediction_id}", "inline")
+    return sent_file(request, predictions.preview(resources, prediction_id), f"{prediction_id}", "inline")
 
 
 def _require_image_type(request: Request) -> None:
@@ -232,7 +233,7 @@ async def _file_or_status(
     if status.job.state is JobState.SUCCEEDED:
         found = await run_in_threadpool(predictions.segmentation, resources, submission.id)
         if found.media_type in _accepts(request) or "application/octet-stream" in _accepts(request):
-            response = _file(request, found, str(submission.id), "attachment")
+            response = sent_file(request, found, str(submission.id), "attachment")
             response.headers.update(waiting.applied(seconds))
             response.headers["Location"] = f"{base}/predictions/{submission.id}"
             return response
@@ -254,20 +255,6 @@ def _accepted(submission: Submission, base: str) -> Any:
         )
 
     return view
-
-
-def _file(request: Request, found: ResultFile, name: str, disposition: str) -> Response:
-    """Send a file, unless the client has it already."""
-    headers = {"ETag": f'"{found.sha256}"', "Cache-Control": "private, no-cache"}
-    if headers["ETag"] in request.headers.get("if-none-match", "") and request.method == "GET":
-        return Response(status_code=304, headers=headers)
-    return FileResponse(
-        found.path,
-        media_type=found.media_type,
-        filename=name + found.ending,
-        content_disposition_type=disposition,
-        headers=headers,
-    )
 
 
 def _view(found: PredictionStatus, base: str) -> PredictionView:

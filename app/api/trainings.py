@@ -6,15 +6,17 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi import Body as BodyParameter
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api import waiting
 from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, PageDep, ResourcesDep, SessionDep
+from app.api.files import sent_file
 from app.api.jobs import JobView, ProgressView, view_of
 from app.api.waiting import Accepted
 from app.jobs import JobState
+from app.payloads import TrainResult
 from app.requests import TrainingRequest
 from app.services import trainings
 from app.services.following import JobStatus
@@ -74,6 +76,23 @@ class ValidationView(Body):
     dice: dict[str, float | None]
 
 
+class FoldView(Body):
+    """One trained fold."""
+
+    job_id: UUID
+    configuration: str
+    fold: int | str
+    mean_dice: float | None
+    """Of its validation cases."""
+    epochs: int | None
+    """How many were trained; null where an earlier release did."""
+    best_epoch: int | None
+    """With the highest smoothed pseudo Dice; counts from 0."""
+    stopped_early: bool
+    """Whether it ended because it got no better, before it had all its epochs."""
+    links: dict[str, str]
+
+
 class TrainingSummary(Body):
     """A training in a list."""
 
@@ -100,6 +119,8 @@ class TrainingView(TrainingSummary):
     reason: str | None
     error: dict[str, Any] | None
     jobs: list[JobView]
+    folds: list[FoldView]
+    """Those that are done."""
     epochs: list[EpochView]
     validation: list[ValidationView]
 
@@ -155,9 +176,16 @@ def get_training(session: SessionDep, training_id: UUID, base: BaseDep) -> Train
         reason=None if found.model is None else found.model.reason,
         error=found.status.job.error,
         jobs=[view_of(child, base) for child in found.status.children],
+        folds=[_fold(curve, curve.result, base) for curve in curves if curve.result is not None],
         epochs=[view for curve in curves for view in _epochs(curve)],
         validation=[view for curve in curves for view in _validation(curve)],
     )
+
+
+@router.get("/jobs/{job_id}/progress.png", dependencies=[NoQuery], response_class=FileResponse)
+def get_plot(request: Request, resources: ResourcesDep, job_id: UUID) -> Response:
+    """Look at what the epochs of a fold measured: losses, pseudo Dice, learning rate, seconds."""
+    return sent_file(request, trainings.plot(resources, job_id), f"progress-{job_id}", "inline")
 
 
 def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
@@ -180,6 +208,22 @@ def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
 def _links(training_id: UUID, job_id: UUID, model_id: UUID | None, base: str) -> dict[str, str]:
     links = {"self": f"{base}/trainings/{training_id}", "job": f"{base}/jobs/{job_id}"}
     return links if model_id is None else {**links, "model": f"{base}/models/{model_id}"}
+
+
+def _fold(curve: Curve, result: TrainResult, base: str) -> FoldView:
+    wanted = (curve.job.payload or {})["settings"]["epochs"]
+    address = f"{base}/jobs/{curve.job.id}"
+    return FoldView(
+        job_id=curve.job.id,
+        configuration=result.configuration,
+        fold=result.fold,
+        mean_dice=result.mean_dice,
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        stopped_early=result.epochs is not None and result.epochs < wanted,
+        links={"job": address}
+        | ({"plot": f"{address}/progress.png"} if trainings.PLOT_FILE in result.files else {}),
+    )
 
 
 def _epochs(curve: Curve) -> list[EpochView]:

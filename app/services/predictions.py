@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -16,7 +15,7 @@ from app.payloads import ObjectRef, PredictPayload
 from app.services import following, graph, models
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES
-from app.services.resources import RequestKey, Resources, Submission, submit_files
+from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
 
@@ -27,16 +26,6 @@ class PredictionStatus:
 
     prediction: Prediction
     status: JobStatus
-
-
-@dataclass(frozen=True, slots=True)
-class ResultFile:
-    """A file that a prediction left, ready to be sent."""
-
-    path: Path
-    sha256: str
-    media_type: str
-    ending: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
@@ -171,3 +172,13 @@ def _submit(
         made = create(session)
         session.add(IdempotencyKey(key=key.key, digest=key.digest, resource_id=made.id, job_id=made.job_id))
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file that a job left, ready to be sent."""
+
+    path: Path
+    sha256: str
+    media_type: str
+    ending: str

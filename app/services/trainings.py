@@ -8,17 +8,20 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.base import now
+from app.db.base import now, transaction
 from app.db.models import Dataset, DatasetCase, DatasetPlan, Epoch, Job, TrainedModel, Training
-from app.errors import NotFoundError, RequestError
+from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import LANES, PRIORITIES, JobKind, JobState
 from app.payloads import PlanPayload, TrainResult
 from app.requests import CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
 from app.services import datasets, following, graph, kept_plans
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page
-from app.services.resources import RequestKey, Resources, Submission, submit_once
+from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_once
 from app.services.transitions import create
+
+PLOT_FILE = "progress.png"
+"""Among the files of a trained fold."""
 
 OF_VOLUMES = "3d_"
 """How the planner's configurations begin that need images of more than one slice."""
@@ -83,6 +86,29 @@ def curves(session: Session, status: TrainingStatus) -> list[Curve]:
         Curve(job, epochs[job.id], None if job.result is None else TrainResult.model_validate(job.result))
         for job in jobs
     ]
+
+
+def plot(resources: Resources, job_id: UUID) -> ResultFile:
+    """Return the picture of what the epochs of a train job measured.
+
+    Raises:
+        NotFoundError: There is no such job, or it trains nothing.
+        ConflictError: It is not done, or has failed.
+    """
+    with transaction(resources.readers) as session:
+        job = session.get(Job, job_id)
+        if job is None or job.kind is not JobKind.TRAIN:
+            raise NotFoundError(f"there is no job {job_id} that trains a fold", job_id=str(job_id))
+        if job.state is not JobState.SUCCEEDED:
+            raise ConflictError(
+                f"the job is {job.state}; its plot is there once it has succeeded, its epochs are in the training",
+                job_id=str(job_id),
+                state=job.state,
+            )
+        ref = TrainResult.model_validate(job.result).files.get(PLOT_FILE)
+    if ref is None:
+        raise NotFoundError(f"job {job_id} has no plot; an earlier release trained it", job_id=str(job_id))
+    return ResultFile(resources.store.path(ref), ref.sha256, "image/png", ".png")
 
 
 def _create(session: Session, request: TrainingRequest) -> Submission:

@@ -1,6 +1,7 @@
 """POST /train, trainings and their jobs over HTTP."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,6 +9,8 @@ import httpx
 import pytest
 
 from app.db.base import transaction
+from app.jobs import JobKind
+from app.payloads import TrainPayload, TrainResult
 from app.services import jobs
 from app.services.resources import Resources
 from core.domain.progress import Progress
@@ -238,3 +241,84 @@ def test_what_becomes_of_some_flat_images_the_plan_decides(
     response = client.post("/train", json={"dataset_id": str(mixed), "configurations": ["3d_fullres"]})
 
     assert response.status_code == 202
+
+
+def test_settings_of_a_training_are_what_the_engine_gets(client: httpx.Client, resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+    settings = {"optimizer": "adamw", "loss": "dice_topk", "mirror_axes": [0, 1], "early_stop_epochs": 9}
+
+    response = client.post(
+        "/train", json={"dataset_id": str(dataset_id), "folds": [0], "epochs": 50, "settings": settings}
+    )
+
+    assert response.status_code == 202, response.text
+    played = playing.play_all(resources.sessions)
+    trained = next(one.order.payload for one in played if one.kind is JobKind.TRAIN)
+    assert isinstance(trained, TrainPayload)
+    given = trained.settings
+    assert (given.optimizer, given.loss, given.mirror_axes, given.early_stop_epochs, given.epochs) == (
+        "adamw",
+        "dice_topk",
+        (0, 1),
+        9,
+        50,
+    )
+    view = client.get(f"/trainings/{response.json()['id']}").json()
+    assert view["request"]["settings"]["optimizer"] == "adamw"
+    assert [(one["fold"], one["epochs"], one["stopped_early"]) for one in view["folds"]] == [(0, None, False)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"loss": "focal"}, "there is no loss named 'focal'; choose one of: ce, dice, dice_ce"),
+        ({"augmentation": "wild"}, "there is no augmentation named 'wild'"),
+        ({"optimiser": "sgd"}, "settings.optimiser is not known here"),
+        ({"momentum": "0.9"}, "settings.momentum must be a number"),
+        ({"mirror_axes": [3]}, "settings.mirror_axes.0 must be at most 2"),
+        ({"epochs": 3}, "settings.epochs is not known here"),
+        ({"swapped_labels": [["left", "right"]]}, "swapped_labels need swap_axis"),
+        ({"schedule": "linear"}, "polynomial"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(
+    client: httpx.Client, resources: Resources, chosen: dict[str, object], words: str
+) -> None:
+    dataset_id = playing.ready_dataset(resources)
+
+    response = client.post("/train", json={"dataset_id": str(dataset_id), "settings": chosen})
+
+    assert response.status_code == 422
+    assert words in response.json()["detail"]
+
+
+def test_the_plot_of_a_fold_can_be_looked_at(
+    client: httpx.Client, resources: Resources, tmp_path: Path
+) -> None:
+    accepted = client.post(
+        "/train", json={"dataset_id": str(playing.ready_dataset(resources)), "folds": [0], "epochs": 50}
+    ).json()
+    for _ in range(2):
+        playing.finish(resources.sessions, playing.claim(resources.sessions))
+    taken = playing.claim(resources.sessions)
+    early = client.get(f"/jobs/{taken.job_id}/progress.png")
+    ref = playing.publish(
+        resources, tmp_path, f"train/{taken.job_id}/{taken.fence}/progress.png", b"a picture"
+    )
+    result = playing.typical_result(taken)
+    assert isinstance(result, TrainResult)
+    result = result.model_copy(
+        update={"files": {**result.files, "progress.png": ref}, "epochs": 30, "best_epoch": 20}
+    )
+    playing.finish(resources.sessions, taken, result)
+
+    (fold,) = client.get(f"/trainings/{accepted['id']}").json()["folds"]
+    plot = client.get(fold["links"]["plot"])
+
+    assert early.status_code == 409
+    assert (fold["epochs"], fold["best_epoch"], fold["stopped_early"]) == (30, 20, True)
+    assert (plot.content, plot.headers["content-type"]) == (b"a picture", "image/png")
+    assert (
+        client.get(fold["links"]["plot"], headers={"If-None-Match": plot.headers["etag"]}).status_code == 304
+    )
+    assert client.get(f"/jobs/{accepted['job_id']}/progress.png").status_code == 404
