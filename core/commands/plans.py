@@ -21,6 +21,7 @@ from core.commands.options import (
 )
 from core.domain.dataset import DatasetDescription
 from core.domain.names import plans_name_mistake
+from core.domain.problems import counted
 from core.errors import PlanningError
 
 GB = 1e9
@@ -105,7 +106,7 @@ def explain(
             print(textwrap.fill(decision.reason, 100, initial_indent="    ", subsequent_indent="    "))
     for cost in found.prediction:
         print(
-            f"predicting {image_shape} voxels with {cost.configuration}: {cost.tiles} tiles, about "
+            f"predicting {image_shape} voxels with {cost.configuration}: {counted(cost.tiles, 'tile')}, about "
             f"{cost.cpu_bytes / GB:.1f} GB on a processor, {cost.gpu_bytes / GB:.1f} GB on a GPU; {cost.reason}"
         )
 
