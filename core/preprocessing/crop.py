@@ -160,7 +160,8 @@ def _filled(mask_zyx: BoolArray) -> BoolArray:
         outside_zyx = _flooded(~mask_zyx, mask_zyx.size // FLOODED_PART)
         if outside_zyx is not None:
             return np.logical_not(outside_zyx, out=outside_zyx)
-    around_zyx = np.pad(~mask_zyx, 1, constant_values=True)
+    around_zyx = np.ones([count + 2 for count in mask_zyx.shape], np.bool_)
+    np.logical_not(mask_zyx, out=around_zyx[1:-1, 1:-1, 1:-1])
     parts_zyx = cc3d.connected_components(around_zyx, connectivity=FACE_CONNECTED, binary_image=True)
     filled_zyx: BoolArray = parts_zyx[1:-1, 1:-1, 1:-1] != parts_zyx[0, 0, 0]
     return filled_zyx
