@@ -11,6 +11,7 @@ from app.requests import DEFAULT_PRESET
 from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import ConfigurationName
+from core.domain.pretraining import PretrainedRecord
 from core.domain.record import Record
 from core.domain.training import Fold, TrainingSettings
 
@@ -21,6 +22,32 @@ class ObjectRef(Record):
     key: str
     sha256: str
     size_bytes: int
+
+
+class Checkpoint(Record):
+    """How far a training has come, where every machine finds it."""
+
+    file: ObjectRef
+    epochs: int
+    """Finished ones; the next has this number."""
+
+
+class Pretrained(Record):
+    """Weights of a trained model that a network begins with."""
+
+    model_id: UUID
+    fold: Fold
+    weights: ObjectRef
+
+
+class Beginning(Record):
+    """What a training brings along beside dataset, plan and settings."""
+
+    splits: ObjectRef | None = None
+    """splits_final.json of its own."""
+    patients: ObjectRef | None = None
+    """Which patient each case shows, where cases of a patient stay together."""
+    pretrained: Pretrained | None = None
 
 
 class IngestPayload(Record):
@@ -54,6 +81,9 @@ class PlanPayload(Record):
     suppress_transpose: bool = False
     configurations: tuple[ConfigurationName, ...] | None = None
     """What to train; None lets the plan decide: 3d_fullres where it exists, else 2d."""
+    beginning: Beginning = Beginning()
+    continues: UUID | None = None
+    """The training whose folds are trained further."""
 
 
 class PreprocessPayload(Record):
@@ -80,6 +110,9 @@ class TrainPayload(Record):
     configuration: ConfigurationName
     fold: Fold
     settings: TrainingSettings
+    beginning: Beginning = Beginning()
+    goes_on_from: Checkpoint | None = None
+    """Where an earlier training of the fold ended, which this one gives more epochs."""
 
 
 class SelectPayload(Record):
@@ -192,8 +225,8 @@ class ValidationScore(Record):
 class TrainResult(Record):
     """A trained fold.
 
-    Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `progress.png`, `validation/summary.json`, and for
-    later stages of a cascade `predicted_next_stage.zip`.
+    Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `progress.png`, `validation/summary.json`,
+    `checkpoint.safetensors`, `splits_final.json`, and for later stages of a cascade `predicted_next_stage.zip`.
     """
 
     files: dict[str, ObjectRef]
@@ -205,6 +238,8 @@ class TrainResult(Record):
     """How many were trained: fewer than were asked for if the training stopped early."""
     best_epoch: int | None = None
     """With the highest smoothed pseudo Dice; counts from 0."""
+    pretrained: PretrainedRecord | None = None
+    """Which tensors were taken from the weights that it began with, if not with drawn ones."""
 
 
 class SelectResult(Record):
@@ -241,14 +276,6 @@ RESULTS: Mapping[JobKind, type[Record]] = {
 }
 
 
-class Checkpoint(Record):
-    """How far a training has come, where every machine finds it."""
-
-    file: ObjectRef
-    epochs: int
-    """Finished ones; the next has this number."""
-
-
 class WorkOrder(Record):
     """All that a child process needs to know; it never opens the database."""
 
@@ -261,4 +288,4 @@ class WorkOrder(Record):
     """For `train`: the arrays to learn from; None makes them anew. For `preprocess`: what an earlier job made
     of the same input."""
     checkpoint: Checkpoint | None = None
-    """For `train`: where an earlier attempt stood when it last told."""
+    """For `train`: where an earlier attempt stood when it last told, or an earlier training when it ended."""

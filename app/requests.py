@@ -1,6 +1,8 @@
 """What clients may ask for: names, plans and trainings, each request with what is allowed in it."""
 
-from typing import Annotated, Literal, Self, TypeVar
+import re
+from collections import Counter
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -30,7 +32,7 @@ DEFAULT_PRESET = "default"
 
 def _once_each(values: tuple[T, ...]) -> tuple[T, ...]:
     """Refuse an entry that is named twice."""
-    twice = {str(value) for value in values if values.count(value) > 1}
+    twice = {str(value) for value, count in Counter(values).items() if count > 1}
     if twice:
         raise ValueError(f"names {', '.join(sorted(twice))} more than once")
     return values
@@ -62,6 +64,9 @@ Name = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=NAME_PATTERN),
 ]
 """What a person calls a thing; never part of a path or key."""
+
+LONGEST_PATTERN = 200
+"""Characters of a regular expression."""
 
 FoldNumber = Annotated[StrictInt, Field(ge=0, lt=1000)]
 
@@ -126,6 +131,39 @@ def _known_to_the_engine(choices: TrainingChoices) -> TrainingChoices:
     return choices
 
 
+def _with_a_group(pattern: str) -> str:
+    """Refuse what is no regular expression, or cannot say which patient a case shows."""
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    if groups == 0:
+        raise ValueError(
+            f"{pattern!r} has no group; put what names the patient in parentheses, such as '^([^_]+)_'"
+        )
+    return pattern
+
+
+CaseName = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=1000)]
+
+CaseNames = Annotated[tuple[CaseName, ...], Field(max_length=1_000_000), AfterValidator(_once_each)]
+
+
+class SplitChoice(Record):
+    """One fold of a client's own: which cases train and which validate, as in splits_final.json."""
+
+    train: Annotated[CaseNames, Field(min_length=1)]
+    val: CaseNames
+
+
+class PretrainedChoice(Record):
+    """A trained model whose weights a network begins with."""
+
+    model_id: UUID
+    fold: FoldNumber | Literal["all"] | None = None
+    """None: the model's first."""
+
+
 class TrainingRequest(PlannerChoices):
     """What a client asks for with POST /train; all but the dataset has a default."""
 
@@ -146,6 +184,20 @@ class TrainingRequest(PlannerChoices):
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     settings: Annotated[TrainingChoices, AfterValidator(_known_to_the_engine)] = TrainingChoices()
     """How to train, see docs/training.md."""
+    splits: Annotated[tuple[SplitChoice, ...], Field(min_length=1, max_length=100)] | None = None
+    """Instead of the dataset's own or the default cross-validation; fold k is the k-th of them."""
+    group_by: (
+        Annotated[
+            str,
+            StringConstraints(strict=True, min_length=1, max_length=LONGEST_PATTERN),
+            AfterValidator(_with_a_group),
+        ]
+        | None
+    ) = None
+    """Regular expression whose first group is the patient in a case identifier; cases of a patient stay on one
+    side of each fold."""
+    pretrained: PretrainedChoice | None = None
+    """None: the weights are drawn."""
     name: Name | None = None
     """Of the training and its model; None: the dataset's."""
 
@@ -158,6 +210,36 @@ class TrainingRequest(PlannerChoices):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _every_split(cls, values: Any) -> Any:
+        """Train all splits where a client sends some and names no folds."""
+        if isinstance(values, dict) and isinstance(values.get("splits"), list) and "folds" not in values:
+            return {**values, "folds": [*range(len(values["splits"]))] or [0]}
+        return values
+
+    @model_validator(mode="after")
+    def _splits_or_groups(self) -> Self:
+        if self.splits is not None and self.group_by is not None:
+            raise ValueError("splits and group_by contradict each other; leave one of them out")
+        if self.splits is None and self.group_by is None:
+            return self
+        if "all" in self.folds:
+            what = "splits" if self.group_by is None else "group_by"
+            raise ValueError(f"fold all trains on every case, whatever {what} says; leave {what} out, or all")
+        beyond = [fold for fold in self.folds if self.splits and int(fold) >= len(self.splits)]
+        if beyond:
+            raise ValueError(
+                f"there is no fold {beyond[0]} among {len(self.splits or ())} splits, which count from 0; send "
+                "another split, or leave folds out to train all that there are"
+            )
+        return self
+
+    @property
+    def numbered_folds(self) -> int:
+        """How many folds the cross-validation has."""
+        return CROSS_VALIDATION_FOLDS if self.splits is None else len(self.splits)
+
     @property
     def all_settings(self) -> TrainingSettings:
         """What the engine needs of it."""
@@ -167,3 +249,12 @@ class TrainingRequest(PlannerChoices):
             seed=self.seed,
             **self.settings.model_dump(),
         )
+
+
+class FurtherRequest(Record):
+    """What a client asks for with POST /trainings/{id}/continue."""
+
+    epochs: StrictInt = Field(ge=1, le=1_000_000)
+    """In all, those that are done included."""
+    name: Name | None = None
+    """Of the new training and its model; None: as that of the training before."""

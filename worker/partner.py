@@ -31,10 +31,22 @@ class Task(Record):
     threads: int | None = None
     splits: tuple[Split, ...] | Grouping | None = None
     previous: tuple[Path, ...] = ()
+    pretrained: Path | None = None
+    """Folder of a model, or a file of weights, that the network begins with."""
     goes_further: bool = False
 
     def order(self) -> pipeline.TrainOrder:
-        """Return it as the engine takes it."""
+        """Return it as the engine takes it.
+
+        Raises:
+            ModelError: There are no weights that can be read.
+            TrainingError: They are those of another network.
+        """
+        initial = None
+        if self.pretrained is not None:
+            initial = pipeline.start_weights(
+                self.pretrained, fold=None, raw=self.raw, plan=self.plan, configuration=self.configuration
+            )
         return pipeline.TrainOrder(
             raw=self.raw,
             plan=self.plan,
@@ -46,6 +58,7 @@ class Task(Record):
             threads=self.threads,
             splits=self.splits,
             previous=self.previous,
+            pretrained=initial,
             goes_further=self.goes_further,
         )
 

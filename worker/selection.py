@@ -13,6 +13,7 @@ from core.domain.model import MODEL_FILE, PREVIOUS_FOLDER, fold_name
 from core.domain.plan import ConfigurationName
 from core.domain.progress import Observer
 from core.domain.record import write_json
+from core.domain.splits import SPLITS_FILE
 from core.domain.training import Fold
 from worker.observer import Message, result_message
 from worker.planning import PLANS_FILE
@@ -65,10 +66,12 @@ def _model_of(
         for name, ref in sorted(result.files.items())
         if name in MODEL_FILES
     }
-    return files | {
-        f"{folder}{MODEL_FILE}": results[0].files[MODEL_FILE],
-        f"{folder}{PLANS_FILE}": payload.plans,
+    common = {
+        f"{folder}{name}": results[0].files[name]
+        for name in (MODEL_FILE, SPLITS_FILE)
+        if name in results[0].files
     }
+    return files | common | {f"{folder}{PLANS_FILE}": payload.plans}
 
 
 def _best(results: Sequence[TrainResult]) -> tuple[ConfigurationName, float | None, str]:

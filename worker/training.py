@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.log import LogFormat
-from app.payloads import Checkpoint, TrainPayload, TrainResult, ValidationScore, WorkOrder
+from app.payloads import Beginning, Checkpoint, TrainPayload, TrainResult, ValidationScore, WorkOrder
 from app.storage import StoreError
 from core import pipeline
 from core.domain.dataset import DatasetDescription
@@ -21,8 +21,11 @@ from core.domain.model import (
     FoldRecord,
     fold_name,
 )
+from core.domain.pretraining import PRETRAINED_FILE, PretrainedRecord
 from core.domain.progress import Observer
 from core.domain.report import EvaluationReport
+from core.domain.splits import SPLITS_FILE, Grouping, parse_patients, parse_splits
+from core.domain.training import Split
 from core.errors import TrainingError
 from core.pipeline.cascades import NEXT_STAGE_FOLDER
 from core.plots import PROGRESS_FILE
@@ -34,11 +37,11 @@ from worker.workspace import Workspace, is_readable, link_or_copy
 
 log = logging.getLogger(__name__)
 
-MODEL_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, "validation/summary.json")
+MODEL_FILES = (WEIGHTS_FILE, FOLD_FILE, EPOCHS_FILE, PRETRAINED_FILE, "validation/summary.json")
 """What of a trained fold becomes part of a model; a fold that validated nothing has no summary."""
 
-FOLD_FILES = (*MODEL_FILES, PROGRESS_FILE)
-"""What of a trained fold is kept."""
+FOLD_FILES = (*MODEL_FILES, PROGRESS_FILE, CHECKPOINT_FILE)
+"""What of a trained fold is kept; from its checkpoint it can be trained further."""
 
 NEXT_STAGE_FILE = "predicted_next_stage.zip"
 """What a fold segmented for later stages of a cascade: a folder per configuration, a file per case."""
@@ -90,7 +93,10 @@ def train(
         model=model,
         preprocessed=arrays,
         threads=conditions.threads,
+        splits=_splits(payload.beginning, workspace),
         previous=tuple(before),
+        pretrained=_pretrained(payload.beginning, model, workspace, observer),
+        goes_further=payload.goes_on_from is not None,
     )
     try:
         report = _trained(task, str(order.job_id), conditions, outbox, watched)
@@ -105,12 +111,14 @@ def train(
         validation=_validation(report, raw),
         epochs=record.epochs,
         best_epoch=record.best_epoch,
+        pretrained=_taken(folder),
     )
     files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
     handed_on = model / NEXT_STAGE_FOLDER
     if handed_on.is_dir():
         files[NEXT_STAGE_FILE] = _packed(handed_on, outbox / NEXT_STAGE_FILE)
-    return result_message(result, files | {MODEL_FILE: model / MODEL_FILE})
+    files |= {name: model / name for name in (MODEL_FILE, SPLITS_FILE) if (model / name).is_file()}
+    return result_message(result, files)
 
 
 def _trained(
@@ -124,6 +132,34 @@ def _trained(
         task=task, job_id=job_id, log_format=conditions.log_format, log_level=conditions.log_level
     )
     return train_together(shared, processes, outbox, observer)
+
+
+def _splits(beginning: Beginning, workspace: Workspace) -> tuple[Split, ...] | Grouping | None:
+    """Read the splits, or the patients, that a training brings along."""
+    if beginning.splits is not None:
+        return parse_splits(workspace.store.path(beginning.splits).read_bytes())
+    if beginning.patients is not None:
+        text = workspace.store.path(beginning.patients).read_bytes()
+        return Grouping(patients=parse_patients(text, "the patients of the cases"))
+    return None
+
+
+def _pretrained(beginning: Beginning, model: Path, workspace: Workspace, observer: Observer) -> Path | None:
+    """Bring the weights that a network begins with, into a folder that is named by their model."""
+    wanted = beginning.pretrained
+    if wanted is None:
+        return None
+    folder = model / "pretrained" / str(wanted.model_id)
+    target = folder / fold_name(wanted.fold) / WEIGHTS_FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workspace.fetch_file(wanted.weights, target, observer)
+    return folder
+
+
+def _taken(folder: Path) -> PretrainedRecord | None:
+    """Return what a fold took from the weights that it began with."""
+    file = folder / PRETRAINED_FILE
+    return PretrainedRecord.model_validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def _segmented_before(

@@ -1,5 +1,6 @@
 """Routes of trainings: start, list, read with curves and scores."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -15,12 +16,14 @@ from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, PageDep, Resour
 from app.api.files import sent_file
 from app.api.jobs import JobView, ProgressView, view_of
 from app.api.waiting import Accepted
-from app.jobs import JobState
-from app.payloads import TrainResult
-from app.requests import TrainingRequest
-from app.services import trainings
+from app.jobs import JobKind, JobState
+from app.payloads import TrainPayload, TrainResult
+from app.requests import FurtherRequest, TrainingRequest
+from app.services import continuing, trainings
 from app.services.following import JobStatus
+from app.services.resources import Submission
 from app.services.trainings import Curve, TrainingStatus
+from core.domain.pretraining import TensorLeft
 
 router = APIRouter(tags=["trainings"])
 
@@ -35,6 +38,15 @@ EXAMPLES: dict[str, Any] = {
             "dataset_id": "5f0c1d9e-6a55-4d0f-9f7e-0a3a0a9f6f10",
             "preset": "resenc_m",
             "configurations": ["2d", "3d_fullres"],
+        },
+    },
+    "cascade": {
+        "summary": "A cascade, with cases of a patient on one side of each fold, and settings",
+        "value": {
+            "dataset_id": "5f0c1d9e-6a55-4d0f-9f7e-0a3a0a9f6f10",
+            "configurations": ["3d_cascade_fullres"],
+            "group_by": "^([^_]+)_",
+            "settings": {"augmentation": "strong", "early_stop_epochs": 100},
         },
     },
     "plan": {
@@ -76,6 +88,21 @@ class ValidationView(Body):
     dice: dict[str, float | None]
 
 
+class PretrainedView(Body):
+    """What a fold took from the weights that it began with."""
+
+    model_id: UUID
+    fold: int | str
+    taken: int
+    """Tensors that have the model's values."""
+    left: list[TensorLeft]
+    """Those that have not, each with the reason: a head, another shape, or missing in the model."""
+    unused: list[str]
+    """The model's tensors that this network has no use for."""
+    summary: list[str]
+    """The same in two sentences."""
+
+
 class FoldView(Body):
     """One trained fold."""
 
@@ -90,6 +117,8 @@ class FoldView(Body):
     """With the highest smoothed pseudo Dice; counts from 0."""
     stopped_early: bool
     """Whether it ended because it got no better, before it had all its epochs."""
+    pretrained: PretrainedView | None
+    """Null where the first weights were drawn."""
     links: dict[str, str]
 
 
@@ -118,6 +147,8 @@ class TrainingView(TrainingSummary):
     """The one that was chosen, and why."""
     reason: str | None
     error: dict[str, Any] | None
+    continues: UUID | None
+    """The training whose folds this one trained further."""
     jobs: list[JobView]
     folds: list[FoldView]
     """Those that are done."""
@@ -143,17 +174,26 @@ async def start_training(
     """Plan, preprocess and train on a dataset; one job to follow has all the others as children."""
     key = waiting.request_key(idempotency_key, "POST /train", {"body": body.model_dump_json()})
     submission = await run_in_threadpool(trainings.start, resources, body, key)
+    return await waiting.respond(request, base, submission, _accepted(submission, base))
 
-    def view(_session: Session, status: JobStatus) -> Accepted:
-        return Accepted(
-            id=submission.id,
-            state=status.job.state,
-            job_id=submission.job_id,
-            links=_links(submission.id, submission.job_id, None, base),
-            error=status.job.error,
-        )
 
-    return await waiting.respond(request, base, submission, view)
+@router.post(
+    "/trainings/{training_id}/continue", status_code=202, response_model=Accepted, dependencies=[NoQuery]
+)
+async def continue_training(
+    request: Request,
+    training_id: UUID,
+    body: FurtherRequest,
+    resources: ResourcesDep,
+    base: BaseDep,
+    *,
+    idempotency_key: IdempotencyDep = None,
+) -> JSONResponse:
+    """Give a training that has succeeded more epochs: a new one, whose folds go on where those of this one ended."""
+    route = f"POST /trainings/{training_id}/continue"
+    key = waiting.request_key(idempotency_key, route, {"body": body.model_dump_json()})
+    submission = await run_in_threadpool(continuing.train_further, resources, training_id, body, key)
+    return await waiting.respond(request, base, submission, _accepted(submission, base))
 
 
 @router.get("/trainings")
@@ -175,6 +215,7 @@ def get_training(session: SessionDep, training_id: UUID, base: BaseDep) -> Train
         configuration=None if found.model is None else found.model.configuration,
         reason=None if found.model is None else found.model.reason,
         error=found.status.job.error,
+        continues=_continued(found),
         jobs=[view_of(child, base) for child in found.status.children],
         folds=[_fold(curve, curve.result, base) for curve in curves if curve.result is not None],
         epochs=[view for curve in curves for view in _epochs(curve)],
@@ -186,6 +227,21 @@ def get_training(session: SessionDep, training_id: UUID, base: BaseDep) -> Train
 def get_plot(request: Request, resources: ResourcesDep, job_id: UUID) -> Response:
     """Look at what the epochs of a fold measured: losses, pseudo Dice, learning rate, seconds."""
     return sent_file(request, trainings.plot(resources, job_id), f"progress-{job_id}", "inline")
+
+
+def _accepted(submission: Submission, base: str) -> Callable[[Session, JobStatus], Accepted]:
+    """Return how a training looks that was just accepted."""
+
+    def view(_session: Session, status: JobStatus) -> Accepted:
+        return Accepted(
+            id=submission.id,
+            state=status.job.state,
+            job_id=submission.job_id,
+            links=_links(submission.id, submission.job_id, None, base),
+            error=status.job.error,
+        )
+
+    return view
 
 
 def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
@@ -210,6 +266,11 @@ def _links(training_id: UUID, job_id: UUID, model_id: UUID | None, base: str) ->
     return links if model_id is None else {**links, "model": f"{base}/models/{model_id}"}
 
 
+def _continued(found: TrainingStatus) -> UUID | None:
+    payloads = [one.job.payload or {} for one in found.status.children if one.job.kind is JobKind.PLAN]
+    return next((UUID(payload["continues"]) for payload in payloads if payload.get("continues")), None)
+
+
 def _fold(curve: Curve, result: TrainResult, base: str) -> FoldView:
     wanted = (curve.job.payload or {})["settings"]["epochs"]
     address = f"{base}/jobs/{curve.job.id}"
@@ -221,8 +282,24 @@ def _fold(curve: Curve, result: TrainResult, base: str) -> FoldView:
         epochs=result.epochs,
         best_epoch=result.best_epoch,
         stopped_early=result.epochs is not None and result.epochs < wanted,
+        pretrained=_pretrained(curve, result),
         links={"job": address}
         | ({"plot": f"{address}/progress.png"} if trainings.PLOT_FILE in result.files else {}),
+    )
+
+
+def _pretrained(curve: Curve, result: TrainResult) -> PretrainedView | None:
+    payload = TrainPayload.model_validate(curve.job.payload)
+    began_with, record = payload.beginning.pretrained, result.pretrained
+    if began_with is None or record is None:
+        return None
+    return PretrainedView(
+        model_id=began_with.model_id,
+        fold=began_with.fold,
+        taken=len(record.taken),
+        left=list(record.left),
+        unused=list(record.unused),
+        summary=list(record.summary()),
     )
 
 

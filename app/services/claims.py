@@ -12,7 +12,15 @@ from sqlalchemy.orm import Session
 from app.db.clock import clock
 from app.db.models import Job
 from app.jobs import INTERNAL_ERROR, JobKind, JobState, Lane, problem_document
-from app.payloads import PAYLOAD, Checkpoint, PreprocessResult, TrainResult, WorkOrder
+from app.payloads import (
+    PAYLOAD,
+    Checkpoint,
+    JobPayload,
+    PreprocessResult,
+    TrainPayload,
+    TrainResult,
+    WorkOrder,
+)
 from app.services import graph, outcomes
 from app.services.transitions import lock_family, move, record_event, update_one
 from core.domain.record import describe
@@ -81,16 +89,23 @@ def _order(session: Session, job: Job) -> WorkOrder:
     Raises:
         ValidationError: The row was written by another release, which this one does not understand.
     """
-    needs = graph.needed_by(session, job.id)
+    needs, payload = graph.needed_by(session, job.id), PAYLOAD.validate_python(job.payload)
     trained = [TrainResult.model_validate(one.result) for one in needs if one.kind is JobKind.TRAIN]
     return WorkOrder(
         job_id=job.id,
         fence=job.fence,
-        payload=PAYLOAD.validate_python(job.payload),
+        payload=payload,
         trained=tuple(trained),
         preprocessed=_preprocessed(session, job, needs),
-        checkpoint=None if job.checkpoint is None else Checkpoint.model_validate(job.checkpoint),
+        checkpoint=_checkpoint(job, payload),
     )
+
+
+def _checkpoint(job: Job, payload: JobPayload) -> Checkpoint | None:
+    """Return where a training goes on: where an attempt stood that came further than what it began with."""
+    if job.checkpoint is not None:
+        return Checkpoint.model_validate(job.checkpoint)
+    return payload.goes_on_from if isinstance(payload, TrainPayload) else None
 
 
 def _preprocessed(session: Session, job: Job, needs: Collection[Job]) -> PreprocessResult | None:

@@ -1,7 +1,6 @@
 """The jobs of one training: which waits for which, and what the end of one means for the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,10 +21,9 @@ from app.payloads import (
     SelectPayload,
     TrainPayload,
 )
-from app.requests import CROSS_VALIDATION_FOLDS, TrainingRequest
+from app.requests import TrainingRequest
+from app.services.stages import checkpoints_of, stages
 from app.services.transitions import create, move
-from core.domain.plan import ConfigurationName
-from core.domain.training import Fold
 
 CANCELED = "canceled"
 """Kind of the problem that a canceled job carries."""
@@ -72,7 +70,13 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
     plan = PlanPayload.model_validate(plan_job.payload)
     moments = _moments()
     trains: dict[str, list[Job]] = {}
-    for stage in stages(result, request.folds):
+    ended_at = checkpoints_of(session, plan.continues)
+    for stage in stages(result, request.folds, request.numbered_folds):
+        beginning = plan.beginning
+        if stage.name not in result.configurations:
+            beginning = beginning.model_copy(
+                update={"pretrained": None}
+            )  # Which are those of another network.
         first = PreprocessPayload(
             training_id=training.id,
             archive=plan.archive,
@@ -91,6 +95,8 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
                 configuration=stage.name,
                 fold=fold,
                 settings=request.all_settings,
+                beginning=beginning,
+                goes_on_from=ended_at.get((stage.name, fold)),
             )
             train = create(session, child(parent, payload, JobState.WAITING, next(moments)))
             for need in (preprocess, *trains.get(stage.previous or "", ())):
@@ -108,53 +114,6 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
     for jobs in trains.values():
         for train in jobs:
             _need(session, select_job, train)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A configuration that is trained, with its folds."""
-
-    name: ConfigurationName
-    previous: ConfigurationName | None
-    """The stage whose segmentations it refines."""
-    folds: tuple[Fold, ...]
-
-
-def stages(result: PlanResult, folds: Sequence[Fold]) -> list[Stage]:
-    """Return what is to be trained, each stage of a cascade behind the one before.
-
-    A stage that another one needs is trained although nobody asked for it, and on all folds of the
-    cross-validation: together they segment every case that the later stage learns from.
-
-    Args:
-        result: What was planned, and what of it is to be trained.
-        folds: That are asked for.
-
-    Source:
-        Engine specification B 4.4.
-    """
-    before = {one.name: one.previous_stage for one in result.planned}
-    needed = {stage for name in result.configurations for stage in _stages_before(before, name)}
-    every: list[Fold] = [*folds]
-    if "all" not in every:
-        every += [fold for fold in range(CROSS_VALIDATION_FOLDS) if fold not in every]
-    ordered: list[Stage] = []
-    for name in result.configurations:
-        for stage in (*reversed(_stages_before(before, name)), name):
-            if all(stage != known.name for known in ordered):
-                own = tuple(every) if stage in needed else tuple(folds)
-                ordered.append(Stage(stage, before.get(stage), own))
-    return ordered
-
-
-def _stages_before(before: Mapping[str, str | None], name: str) -> list[str]:
-    """Return the stages before one, the nearest first; a circle, which no plan may have, is cut."""
-    found: list[str] = []
-    stage = before.get(name)
-    while stage is not None and stage not in found:
-        found.append(stage)
-        stage = before.get(stage)
-    return found
 
 
 def settle(session: Session, job: Job) -> None:

@@ -12,16 +12,21 @@ from app.db.base import now, transaction
 from app.db.models import Dataset, DatasetCase, DatasetPlan, Epoch, Job, TrainedModel, Training
 from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import LANES, PRIORITIES, JobKind, JobState
-from app.payloads import PlanPayload, TrainResult
+from app.payloads import Beginning, PlanPayload, TrainResult
 from app.requests import CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
-from app.services import datasets, following, graph, kept_plans
+from app.services import beginnings, datasets, following, graph, kept_plans
+from app.services.beginnings import Prepared
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page
-from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_once
+from app.services.resources import RequestKey, Resources, ResultFile, Submission, replayed, submit_files
 from app.services.transitions import create
+from core.domain.problems import some
 
 PLOT_FILE = "progress.png"
 """Among the files of a trained fold."""
+
+CASCADE = "3d_cascade_fullres"
+"""The planner's configuration that refines what another one has segmented."""
 
 OF_VOLUMES = "3d_"
 """How the planner's configurations begin that need images of more than one slice."""
@@ -49,12 +54,17 @@ def start(resources: Resources, request: TrainingRequest, key: RequestKey | None
     """Queue a training: its plan first, the rest follows from that.
 
     Raises:
-        NotFoundError: There is no such dataset, or it has no such plan.
+        NotFoundError: There is no such dataset, it has no such plan, or there is no such pretrained model.
         ConflictError: The dataset or the plan is not ready.
         RequestError: It has fewer cases than the cross-validation needs, the plan has no such configuration or
-            will have none, or the key was used otherwise.
+            will have none, splits or patients do not fit the dataset, or the key was used otherwise.
     """
-    return submit_once(resources, key, lambda session: _create(session, request))
+    with transaction(resources.readers) as session:
+        done = replayed(session, key)
+    if done is not None:  # Whatever has become of a pretrained model since.
+        return done
+    prepared = beginnings.prepare(resources, request)
+    return submit_files(resources, key, prepared.refs, lambda session: _create(session, request, prepared))
 
 
 def find(session: Session, training_id: UUID) -> TrainingStatus:
@@ -111,15 +121,17 @@ def plot(resources: Resources, job_id: UUID) -> ResultFile:
     return ResultFile(resources.store.path(ref), ref.sha256, "image/png", ".png")
 
 
-def _create(session: Session, request: TrainingRequest) -> Submission:
+def _create(session: Session, request: TrainingRequest, prepared: Prepared) -> Submission:
     dataset = datasets.hold_ready(session, request.dataset_id)
     _require_cases_for_folds(session, dataset, request)
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
     if plan is None:
         _require_volumes(session, dataset, request)
     _require_planned(request, plan)
+    _require_segmented_before(request, plan)
     if plan is None:
         request = request.model_copy(update={"preset": request.preset or DEFAULT_PRESET})
+    beginnings.name_files(session, prepared)
     training = Training(
         id=uuid4(),
         name=request.name or dataset.name,
@@ -127,6 +139,26 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
         request=request.model_dump(mode="json"),
         plans_key=None if plan is None else plan.plans_key,
     )
+    return begin(session, training, dataset, prepared.beginning)
+
+
+def begin(
+    session: Session,
+    training: Training,
+    dataset: Dataset,
+    beginning: Beginning,
+    continues: UUID | None = None,
+) -> Submission:
+    """Write a training with its first jobs.
+
+    Args:
+        session: The transaction.
+        training: Its row, not yet added.
+        dataset: That is trained on.
+        beginning: What it brings along.
+        continues: The training whose folds are trained further.
+    """
+    request = TrainingRequest.model_validate(training.request)
     session.add(training)
     session.flush()
     lane = LANES[JobKind.TRAINING]
@@ -150,6 +182,8 @@ def _create(session: Session, request: TrainingRequest) -> Submission:
         target_spacing=request.target_spacing,
         suppress_transpose=request.suppress_transpose,
         configurations=request.configurations,
+        beginning=beginning,
+        continues=continues,
     )
     create(session, graph.child(parent, payload, JobState.QUEUED, now()))
     return Submission(training.id, parent.id)
@@ -167,6 +201,28 @@ def _require_planned(request: TrainingRequest, plan: DatasetPlan | None) -> None
                 configuration=name,
                 configurations=[*planned],
             )
+
+
+def _require_segmented_before(request: TrainingRequest, plan: DatasetPlan | None) -> None:
+    """Refuse splits by which the stage before would not segment every case that a later stage learns from."""
+    planned = {} if plan is None else {one.name: one for one in kept_plans.configurations_of(plan)}
+    later = [
+        name
+        for name in request.configurations or ()
+        if (name == CASCADE if plan is None else planned[name].previous_stage)
+    ]
+    if request.splits is None or not later:
+        return
+    segmented = {case for split in request.splits for case in split.val}
+    used = (request.splits[int(fold)] for fold in request.folds)
+    missing = sorted({case for split in used for case in (*split.train, *split.val)} - segmented)
+    if missing:
+        raise RequestError(
+            f"{later[0]} learns from what the stage before segments in validation, but no split validates "
+            f"{some(missing)}; add each of them to the val of a split",
+            configuration=later[0],
+            cases=list(missing),
+        )
 
 
 def _require_volumes(session: Session, dataset: Dataset, request: TrainingRequest) -> None:
@@ -193,7 +249,8 @@ def _require_cases_for_folds(session: Session, dataset: Dataset, request: Traini
     cases = session.scalar(
         select(func.count()).select_from(DatasetCase).where(DatasetCase.dataset_id == dataset.id)
     )
-    if cases is not None and cases < CROSS_VALIDATION_FOLDS and "all" not in request.folds:
+    is_dealt = request.splits is None and "all" not in request.folds
+    if cases is not None and cases < CROSS_VALIDATION_FOLDS and is_dealt:
         raise RequestError(
             f"the dataset has {cases} case(s), fewer than the {CROSS_VALIDATION_FOLDS} folds of the "
             'cross-validation; send "folds": ["all"] to train once on all cases, or add cases',

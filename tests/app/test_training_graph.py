@@ -9,7 +9,7 @@ from app.db.base import transaction
 from app.db.models import Job, TrainedModel
 from app.jobs import JobKind, JobState
 from app.payloads import PlannedConfiguration, PlanResult, SelectPayload, TrainPayload
-from app.services import graph, jobs, steering
+from app.services import jobs, stages, steering
 from app.services.resources import Resources
 from core.domain.training import Fold
 from tests.app import playing
@@ -52,10 +52,10 @@ CASCADE = PlanResult(
 def test_the_stage_before_is_trained_on_every_fold_and_first(
     folds: tuple[Fold, ...], needed: tuple[Fold, ...]
 ) -> None:
-    assert graph.stages(CASCADE, folds) == [
-        graph.Stage("2d", None, folds),
-        graph.Stage("3d_lowres", None, needed),
-        graph.Stage("3d_cascade_fullres", "3d_lowres", folds),
+    assert stages.stages(CASCADE, folds, 5) == [
+        stages.Stage("2d", None, folds),
+        stages.Stage("3d_lowres", None, needed),
+        stages.Stage("3d_cascade_fullres", "3d_lowres", folds),
     ]
 
 
