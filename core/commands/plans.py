@@ -47,25 +47,26 @@ def plan(
 ) -> None:
     """Configure pipelines for a fingerprint."""
     from core import pipeline
-    from core.io.readers import choose_reader
     from core.planning.planner import PlannerSettings
 
     require_other(out, dataset_json, fingerprint)
     mistake = None if plans_name is None else plans_name_mistake(plans_name)
     if mistake is not None:
         raise PlanningError(mistake)
-    description = read_description(dataset_json)
+    description, measured = read_description(dataset_json), read_fingerprint(fingerprint)
     values = {
         "preset": preset,
         "gpu_memory_gb": gpu_memory_gb,
         "target_spacing": None if target_spacing is None else read_triple(target_spacing),
         "suppress_transpose": suppress_transpose,
         "plans_name": plans_name,
-        "reader": choose_reader(description, None) if reader is None else _reader(reader, description),
+        "reader": pipeline.reader_of(dataset_json.parent, description, measured)
+        if reader is None
+        else _reader(reader, description),
         "dataset_name": dataset_name or _dataset_name(dataset_json, description),
     }
     settings = PlannerSettings(**{key: value for key, value in values.items() if value is not None})
-    pipeline.plan(description, read_fingerprint(fingerprint), settings, out)
+    pipeline.plan(description, measured, settings, out)
 
 
 def explain(

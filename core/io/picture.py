@@ -111,14 +111,16 @@ def save_picture(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tupl
 def open_stack(path: Path) -> ImageFile:
     """Read size, type and side-car spacing of a 3D TIFF.
 
+    Writers that are not told otherwise mark a stack of three or four slices as a color picture; here it is a stack.
+
     Raises:
         ImageError: The file cannot be read, is not 3D, or its side-car is no spacing.
 
     Source:
         Engine specification A 4.6.
     """
-    shape, stored_type, color_axis = _tiff_facts(path)
-    if color_axis is not None or len(shape) != 3:  # noqa: PLR2004 - z, y, x
+    shape, stored_type, _ = _tiff_facts(path)
+    if len(shape) != 3:  # noqa: PLR2004 - z, y, x
         raise ImageError(
             f"{path.name} is no 3D stack of grey slices, its shape is {shape}; save it as one stack per channel",
             file=path.name,

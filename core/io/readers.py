@@ -54,6 +54,8 @@ class Reader:
     """Write a label map, and return the files that this made, the label map last."""
     formats: tuple[str, ...] = ()
     """Endings of all files that it can read, also such as no dataset is read by it for; none: `endings`."""
+    is_flat: bool = False
+    """Whether it reads 2D images only."""
     is_found: bool = True
     """Whether it is tried where a dataset does not name its reader."""
 
@@ -91,7 +93,9 @@ def _save_stack(labels_zyx: LabelArray, geometry: Geometry, path: Path) -> tuple
     return save_stack(labels_zyx, geometry, path)
 
 
-READERS.register("NaturalImage2DIO")(Reader(PICTURE_ENDINGS, _open_picture, _save_picture, PICTURE_ENDINGS))
+READERS.register("NaturalImage2DIO")(
+    Reader(PICTURE_ENDINGS, _open_picture, _save_picture, PICTURE_ENDINGS, is_flat=True)
+)
 READERS.register("SimpleITKIO")(
     Reader((".nii.gz", ".nrrd", ".mha", ".gipl"), open_volume, save_volume, VOLUME_ENDINGS)
 )
@@ -190,13 +194,20 @@ def read_header(path: Path, reader: str | None = None) -> Header:
     return _open(path, reader or reader_for_file(path)).header
 
 
-def choose_reader(description: DatasetDescription, example: Path | None, *, permissive: bool = False) -> str:
+def choose_reader(
+    description: DatasetDescription,
+    example: Path | None,
+    *,
+    permissive: bool = False,
+    has_volumes: bool = False,
+) -> str:
     """Choose the reader of a dataset.
 
     Args:
         description: Names a reader, or a file ending.
         example: The first image of the first case; None if there is none yet.
         permissive: Whether readers with other endings are tried as well, as for the plans of another dataset.
+        has_volumes: Whether the images are known to be volumes; it matters where there is no example.
 
     Returns:
         The first reader in READERS that has the ending and can read the example.
@@ -217,6 +228,8 @@ def choose_reader(description: DatasetDescription, example: Path | None, *, perm
         names += [name for name in _found() if name not in names]
     if example is not None:
         return _first_that_reads(example, names)
+    if has_volumes:
+        names = [name for name in names if not READERS.get(name).is_flat]
     if not names:
         raise ImageError(
             f"files that end in {description.file_ending} cannot be read; give one of: {', '.join(known_endings())}"

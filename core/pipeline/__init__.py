@@ -11,7 +11,7 @@ from core.pipeline.data import (
     preprocessing_digest,
     verify,
 )
-from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset
+from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset, reader_of
 from core.pipeline.prediction import (
     PredictionFiles,
     PredictionSummary,
@@ -53,6 +53,7 @@ __all__ = [
     "preprocess",
     "preprocessed_cases",
     "preprocessing_digest",
+    "reader_of",
     "start_weights",
     "train",
     "validate",

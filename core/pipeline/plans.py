@@ -12,10 +12,7 @@ from core.domain.names import plans_name_mistake
 from core.domain.plan import Plan
 from core.domain.record import require_writable, write_json
 from core.errors import DatasetError, PlanError
-from core.io.cases import (
-    find_cases,
-    read_description,
-)
+from core.io.cases import CaseFiles, find_cases, read_description
 from core.io.readers import choose_reader
 
 if TYPE_CHECKING:
@@ -108,6 +105,31 @@ def move_plan(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, checked.to_json())
     return checked
+
+
+def reader_of(folder: Path, description: DatasetDescription, measured: Fingerprint) -> str:
+    """Choose the reader that a plan names, where its dataset may not be at hand.
+
+    Args:
+        folder: Where dataset.json lies; if there are images beside it, the first of them decides.
+        description: Names a reader, or a file ending.
+        measured: Tells whether the images are volumes, where there are none to look at.
+
+    Raises:
+        ImageError: No reader has the ending, or none can read the first image.
+        UnknownNameError: The dataset insists on a reader that does not exist.
+    """
+    images = next((case.images[:1] for case in _cases(folder, description)), ())
+    has_volumes = any(shape[0] > 1 for shape in measured.shapes_after_crop)
+    return choose_reader(description, next(iter(images), None), has_volumes=has_volumes)
+
+
+def _cases(folder: Path, description: DatasetDescription) -> tuple[CaseFiles, ...]:
+    """Return the training cases of a folder; none where it is not a dataset's."""
+    try:
+        return find_cases(folder, description, outside=True)
+    except DatasetError:
+        return ()
 
 
 def _reader(

@@ -343,6 +343,26 @@ def test_a_stack_finds_its_spacing_beside_it(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "a.tif", "Tiff3DIO").geometry == image.geometry
 
 
+@pytest.mark.parametrize("shape", [(3, 9, 11), (7, 9, 3), (4, 8, 6)])
+def test_a_stack_that_its_writer_took_for_a_color_picture_is_a_stack(
+    tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    labels_zyx = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 3
+    planes = "contig" if shape[-1] == 3 else "separate"
+    tifffile.imwrite(tmp_path / "a.tif", labels_zyx, photometric="rgb", planarconfig=planes)
+
+    image = read_image([tmp_path / "a.tif"], "Tiff3DIO")
+
+    assert np.array_equal(image.voxels_czyx, labels_zyx[None])
+    assert np.array_equal(read_labels(tmp_path / "a.tif", "Tiff3DIO").labels_zyx, labels_zyx)
+
+
+def test_without_an_example_volumes_get_a_reader_of_volumes() -> None:
+    for ending in (".tif", ".tiff"):
+        assert choose_reader(described(ending), None, has_volumes=True) == "Tiff3DIO"
+    assert choose_reader(described(".tif"), None) == "NaturalImage2DIO"
+
+
 def test_a_stack_three_voxels_wide_is_no_color_picture(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.uint16), photometric="minisblack")
 

@@ -33,7 +33,6 @@ def planned_anew(
         "--gpu-memory-gb": options.get("gpu_memory_target_in_gb"),
         "--target-spacing": ",".join(map(repr, options.get("overwrite_target_spacing", ()))) or None,
         "--plans-name": options.get("plans_name"),
-        "--reader": recorded["image_reader_writer"],
         "--out": out,
     }
     given = [str(part) for pair in arguments.items() if pair[1] is not None for part in pair]
