@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from core.domain.names import augmentation_names, loss_names
 from core.domain.record import Record
 from core.domain.training import TrainingChoices, TrainingSettings
 from core.errors import UnknownNameError
@@ -118,19 +117,6 @@ class PlanningRequest(PlannerChoices):
         return self
 
 
-def _known_to_the_engine(choices: TrainingChoices) -> TrainingChoices:
-    """Refuse a loss or an augmentation that neither the engine nor a package has."""
-    for what, name, known in (
-        ("loss", choices.loss, loss_names()),
-        ("augmentation", choices.augmentation, augmentation_names()),
-    ):
-        if name not in known:
-            raise ValueError(f"there is no {what} named {name!r}; choose one of: {', '.join(sorted(known))}")
-    if choices.swapped_labels and choices.swap_axis is None:
-        raise ValueError("swapped_labels need swap_axis, the axis of the patch that runs from left to right")
-    return choices
-
-
 def _with_a_group(pattern: str) -> str:
     """Refuse what is no regular expression, or cannot say which patient a case shows."""
     try:
@@ -182,7 +168,7 @@ class TrainingRequest(PlannerChoices):
     epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
     iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
-    settings: Annotated[TrainingChoices, AfterValidator(_known_to_the_engine)] = TrainingChoices()
+    settings: TrainingChoices = TrainingChoices()
     """How to train, see docs/training.md."""
     splits: Annotated[tuple[SplitChoice, ...], Field(min_length=1, max_length=100)] | None = None
     """Instead of the dataset's own or the default cross-validation; fold k is the k-th of them."""

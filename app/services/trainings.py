@@ -14,7 +14,7 @@ from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import LANES, PRIORITIES, JobKind, JobState
 from app.payloads import Beginning, PlanPayload, TrainResult
 from app.requests import CROSS_VALIDATION_FOLDS, DEFAULT_PRESET, TrainingRequest
-from app.services import beginnings, datasets, following, graph, kept_plans
+from app.services import beginnings, choices, datasets, following, graph, kept_plans
 from app.services.beginnings import Prepared
 from app.services.following import JobStatus
 from app.services.paging import Page, PageRequest, read_page
@@ -57,7 +57,7 @@ def start(resources: Resources, request: TrainingRequest, key: RequestKey | None
         NotFoundError: There is no such dataset, it has no such plan, or there is no such pretrained model.
         ConflictError: The dataset or the plan is not ready.
         RequestError: It has fewer cases than the cross-validation needs, the plan has no such configuration or
-            will have none, splits or patients do not fit the dataset, or the key was used otherwise.
+            will have none, settings, splits or patients do not fit the dataset, or the key was used otherwise.
     """
     with transaction(resources.readers) as session:
         done = replayed(session, key)
@@ -123,6 +123,7 @@ def plot(resources: Resources, job_id: UUID) -> ResultFile:
 
 def _create(session: Session, request: TrainingRequest, prepared: Prepared) -> Submission:
     dataset = datasets.hold_ready(session, request.dataset_id)
+    choices.require_possible(request.settings, datasets.description_of(dataset))
     _require_cases_for_folds(session, dataset, request)
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
     if plan is None:
