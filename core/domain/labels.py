@@ -129,29 +129,44 @@ def _background_mistakes(labels: Mapping[str, int | Sequence[int]]) -> Iterator[
     value = labels.get(BACKGROUND_NAME)
     if value is None:
         others = [name for name in labels if name.casefold() == BACKGROUND_NAME]
+        taken = [name for name, found in labels.items() if found == BACKGROUND and name not in others]
         instead = f", not {others[0]!r}" if others else ""
-        yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}{instead}'
+        reserved = (
+            f"; that value is reserved for it, give {taken[0]} another in dataset.json and in the label files"
+            if taken
+            else ""
+        )
+        yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}{instead}{reserved}'
     elif value != BACKGROUND:
         found = value if isinstance(value, int) else list(value)
         yield f'labels must contain "{BACKGROUND_NAME}": {BACKGROUND}, not {found}'
 
 
 def _number_mistakes(values: Mapping[str, Region], ignore: int | Sequence[int] | None) -> Iterator[str]:
-    """Values count from 0 without gaps, because the index of a head is its label; ignore comes last."""
+    """Values count from 0 without gaps, because the index of a head is its label; ignore comes last.
+
+    Where background is missing, which is a mistake of its own, the others count as if it were there.
+    """
     empty = [name for name, value in values.items() if value == ()]
     if empty:
         yield f"labels {', '.join(empty)} list no value; give each at least one"
     found = _members(values)
-    if found and found != list(range(len(found))):
-        numbers = ", ".join(str(value) for value in found)
-        yield (
-            f"label values must be consecutive from 0, found {numbers}; renumber them 0 to {len(found) - 1} in "
-            "dataset.json and in the label files"
+    counted = found if BACKGROUND_NAME in values else sorted({BACKGROUND, *found})
+    last = len(counted) - 1
+    is_misplaced = isinstance(ignore, int) and bool(found) and ignore != last + 1
+    if found and counted != list(range(len(counted))):
+        first = 0 if len(counted) == len(found) else 1
+        last_too = (
+            f", and the ignore label {last + 1}, the highest value, not {ignore}" if is_misplaced else ""
         )
+        yield (
+            f"label values must be consecutive from 0, found {', '.join(map(str, found))}; renumber them {first} to "
+            f"{last}{last_too}, in dataset.json and in the label files"
+        )
+    elif is_misplaced:
+        yield f"the ignore label must be the highest value, {last + 1}, not {ignore}"
     if ignore is not None and not isinstance(ignore, int):
         yield "the ignore label must be one number, not a list; give it the highest value"
-    elif ignore is not None and found and ignore != found[-1] + 1:
-        yield f"the ignore label must be the highest value, {found[-1] + 1}, not {ignore}"
 
 
 def _region_mistakes(values: Mapping[str, Region], class_order: Sequence[int] | None) -> Iterator[str]:

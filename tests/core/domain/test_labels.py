@@ -39,7 +39,12 @@ def test_a_list_of_one_beside_regions_is_a_region() -> None:
 @pytest.mark.parametrize(
     ("labels", "order", "words"),
     [
-        ({"left": 1, "right": 2}, None, ["background", "consecutive from 0, found 1, 2"]),
+        ({"left": 0, "right": 1}, None, ['must contain "background": 0; ', "reserved", "give left another"]),
+        (
+            {"left": 1, "right": 3},
+            None,
+            ['must contain "background": 0', "found 1, 3; renumber them 1 to 2,"],
+        ),
         ({"Background": 0, "a": 1}, None, ["not 'Background'"]),
         ({"background": [0], "a": 1}, None, ["not [0]"]),
         ({"background": 0, "a": 1, "ignore": [2]}, None, ["one number"]),
@@ -48,7 +53,11 @@ def test_a_list_of_one_beside_regions_is_a_region() -> None:
         ({"background": 0, "a": [1, 2]}, None, ["1 entries", "it has none"]),
         ({"background": 0, "a": [1, 2], "b": 2}, [1], ["2 entries", "it has 1"]),
         ({"background": 0, "a": 1, "b": []}, [1, 2], ["labels b list no value"]),
-        ({"background": 1, "a": 3, "ignore": 9}, None, ["not 1", "found 1, 3", "highest value, 4, not 9"]),
+        (
+            {"background": 1, "a": 3, "ignore": 9},
+            None,
+            ["not 1", "found 1, 3", "the ignore label 2, the highest value, not 9"],
+        ),
     ],
 )
 def test_every_contradiction_is_told_at_once(
@@ -60,6 +69,24 @@ def test_every_contradiction_is_told_at_once(
     assert raised.value.message.startswith("dataset.json: ")
     assert [word for word in words if word not in raised.value.message] == []
     assert label_mistakes(labels, order)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ({"left": 1, "right": 2}, 'labels must contain "background": 0'),
+        ({"left": 1, "right": 2, "ignore": 3}, 'labels must contain "background": 0'),
+        (
+            {"background": 0, "ignore": 1, "b": 2},
+            (
+                "label values must be consecutive from 0, found 0, 2; renumber them 0 to 1, and the ignore label 2, "
+                "the highest value, not 1, in dataset.json and in the label files"
+            ),
+        ),
+    ],
+)
+def test_a_cure_leaves_nothing_to_be_cured(labels: Declared, sentence: str) -> None:
+    assert label_mistakes(labels, None) == (sentence,)
 
 
 def test_what_fits_together_has_no_mistake() -> None:
