@@ -228,7 +228,7 @@ def test_labels_are_taken_from_the_nearest_voxel_if_the_settings_say_so() -> Non
     ("settings", "error", "message"),
     [
         ({"augmentation": "wild"}, UnknownNameError, "no augmentation named 'wild'"),
-        ({"mirror_axes": (3,)}, TrainingError, "mirror_axes names axis 3"),
+        ({"mirror_axes": (2,)}, TrainingError, "mirror_axes names axis 2"),
         ({"swap_axis": 1}, TrainingError, "belong together"),
         ({"swap_axis": 1, "swapped_labels": (("a", "b"),)}, TrainingError, "no such label"),
     ],
@@ -237,7 +237,7 @@ def test_settings_that_do_not_fit_are_refused_before_the_first_batch(
     settings: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        batches(setup_of(8, 8, 8, **settings), 0, CPU)
+        batches(setup_of(8, 8, **settings), 0, CPU)
 
 
 @pytest.mark.parametrize("patch", [(12, 12, 12), (4, 16, 16), (5, 3, 4), (16, 12)])
