@@ -17,6 +17,7 @@ from core.commands.options import (
     require_other,
 )
 from core.domain.conversion import Manner
+from core.domain.problems import counted, some
 from core.domain.record import require_writable, write_json
 from core.errors import DatasetError
 from core.io.cases import IMAGES_FOLDER, LABELS_FOLDER
@@ -27,7 +28,6 @@ def verify(
 ) -> None:
     """Check a dataset: every problem of every case at once, how often classes occur, what deserves a look."""
     from core import pipeline
-    from core.domain.problems import counted
     from core.verification.outline import outline
 
     if json_report is not None:
@@ -104,7 +104,13 @@ def preprocess(
         done = pipeline.preprocess(
             raw, made, configuration, out, observer, workers=workers, memory_gb=memory_gb, outside=True
         )
-    parts = [f"{done.made} cases preprocessed in {out}"]
+    parts = [f"{counted(done.made, 'case')} preprocessed in {out}"]
     parts += [f"{done.kept} kept as they were"] if done.kept else []
     parts += [f"{done.removed} removed"] if done.removed else []
     print(", ".join(parts))
+    if done.unlabelled:
+        has = "has no label file" if len(done.unlabelled) == 1 else "have no label file"
+        print(
+            f"note: {counted(len(done.unlabelled), 'case')} {has} and can only be predicted, not trained with: "
+            f"{some(done.unlabelled)}"
+        )

@@ -49,6 +49,23 @@ def _known_device(name: str) -> str:
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …", callback=_known_device)]
 
 
+MOST_GPU_MEMORY_GB = 1000
+"""As the service has it."""
+
+
+def sensible_memory(gpu_memory_gb: float | None) -> float | None:
+    """Refuse a memory that no GPU has; however small, planning says whether a patch fits.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    if gpu_memory_gb is not None and not 0 < gpu_memory_gb <= MOST_GPU_MEMORY_GB:
+        raise typer.BadParameter(
+            f"{gpu_memory_gb:g} is no memory of a GPU; write GB, more than 0 and at most {MOST_GPU_MEMORY_GB}"
+        )
+    return gpu_memory_gb
+
+
 class LineObserver(SilentObserver):
     """Says on standard error when a stage is done; for files and pipes, in which no bar can move."""
 

@@ -18,6 +18,7 @@ from core.commands.options import (
     read_shape,
     read_triple,
     require_other,
+    sensible_memory,
 )
 from core.domain.dataset import DatasetDescription
 from core.domain.names import plans_name_mistake
@@ -36,7 +37,9 @@ def plan(
     fingerprint: Annotated[Path, typer.Option(help="dataset_fingerprint.json")],
     out: Out,
     preset: Annotated[str, typer.Option(help="Which planner.")] = "default",
-    gpu_memory_gb: Annotated[float | None, typer.Option(help="Memory to plan for.", min=0.1, max=1e6)] = None,
+    gpu_memory_gb: Annotated[
+        float | None, typer.Option(help="Memory to plan for.", callback=sensible_memory)
+    ] = None,
     target_spacing: Annotated[
         str | None, typer.Option(help="z,y,x in mm, in the axis order of the files; replaces the rule.")
     ] = None,

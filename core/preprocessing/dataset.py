@@ -79,6 +79,8 @@ class Outcome:
     """Found in another store."""
     removed: int
     """Taken out of the store: the dataset does not have them any more."""
+    unlabelled: tuple[CaseId, ...] = ()
+    """Without a label file: nothing can be trained or validated with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ def preprocess_dataset(
     removed = _remove_others(store, {case.case_id for case in cases})
     if failures:
         raise _failure(failures, len(cases))
-    return Outcome(fates["made"], fates["kept"], fates["taken"], removed)
+    unlabelled = tuple(sorted(case.case_id for case in cases if case.label is None))
+    return Outcome(fates["made"], fates["kept"], fates["taken"], removed, unlabelled)
 
 
 class _Count:

@@ -110,6 +110,13 @@ def test_evaluate_writes_the_summary_that_others_read(bench: Bench, tmp_path: Pa
     assert json.loads(summary.read_text())["foreground_mean"]["Dice"] == 1.0
 
 
+def test_any_memory_that_the_service_plans_for_can_be_given(bench: Bench, tmp_path: Path) -> None:
+    plan = ("plan", "--dataset-json", bench.raw / "dataset.json", "--fingerprint", bench.fingerprint)
+
+    assert run(*plan, "--out", tmp_path / "small.json", "--gpu-memory-gb", 0.03) == 0
+    assert run(*plan, "--out", tmp_path / "large.json", "--gpu-memory-gb", 1000) == 0
+
+
 def test_preprocess_stores_every_case_once(bench: Bench, tmp_path: Path, capfd: Any) -> None:
     command = (
         "preprocess", "--raw", bench.raw, "--plans", bench.plans,
@@ -124,6 +131,21 @@ def test_preprocess_stores_every_case_once(bench: Bench, tmp_path: Path, capfd: 
     assert said[0].startswith("5 cases preprocessed in ")
     assert said[1].startswith("0 cases preprocessed in ")
     assert said[1].endswith("5 kept as they were")
+
+
+def test_preprocess_names_the_cases_without_a_label_file(bench: Bench, tmp_path: Path, capfd: Any) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(bench.raw, raw)
+    (raw / "labelsTr/phantom_003.nii.gz").unlink()
+    command = ("preprocess", "--raw", raw, "--plans", bench.plans, "--configuration", "2d")
+
+    assert run(*command, "--out", tmp_path / "store") == 0
+
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith("5 cases preprocessed in ")
+    assert said[1:] == [
+        "note: 1 case has no label file and can only be predicted, not trained with: phantom_003"
+    ]
 
 
 def test_preprocess_names_every_case_that_fails(bench: Bench, tmp_path: Path, capfd: Any) -> None:
