@@ -202,7 +202,7 @@ class PlanResult(Record):
     planned: tuple[PlannedConfiguration, ...] = ()
     """All that the plan has."""
     digests: dict[ConfigurationName, str] = Field(default_factory=dict)
-    """Per configuration, see `PreprocessPayload.digest`."""
+    """Per configuration that is trained or needed by one, see `PreprocessPayload.digest`."""
 
 
 class PreprocessResult(Record):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.payloads import ObjectRef, PlannedConfiguration, PlanPayload, PlanResult, WorkOrder
+from app.services.stages import stages_before
 from core import pipeline
 from core.domain.fingerprint import FINGERPRINT_FILE, Fingerprint
 from core.domain.plan import ConfigurationName
@@ -43,7 +44,11 @@ def plan(order: WorkOrder, payload: PlanPayload, workspace: Workspace, observer:
         files=reused,
         configurations=chosen,
         planned=tuple(PlannedConfiguration(name=name, previous_stage=one) for name, one in stages.items()),
-        digests={name: preprocessing_digest(payload.archive, made, name) for name in chosen},
+        digests={
+            name: preprocessing_digest(payload.archive, made, name)
+            for one in chosen
+            for name in (one, *stages_before(stages, one))
+        },
     )
     return result_message(result, files)
 

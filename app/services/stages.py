@@ -40,20 +40,20 @@ def stages(result: PlanResult, folds: Sequence[Fold], numbered: int) -> list[Sta
         Engine specification B 4.4.
     """
     before = {one.name: one.previous_stage for one in result.planned}
-    needed = {stage for name in result.configurations for stage in _stages_before(before, name)}
+    needed = {stage for name in result.configurations for stage in stages_before(before, name)}
     every: list[Fold] = [*folds]
     if "all" not in every:
         every += [fold for fold in range(numbered) if fold not in every]
     ordered: list[Stage] = []
     for name in result.configurations:
-        for stage in (*reversed(_stages_before(before, name)), name):
+        for stage in (*reversed(stages_before(before, name)), name):
             if all(stage != known.name for known in ordered):
                 own = tuple(every) if stage in needed else tuple(folds)
                 ordered.append(Stage(stage, before.get(stage), own))
     return ordered
 
 
-def _stages_before(before: Mapping[str, str | None], name: str) -> list[str]:
+def stages_before(before: Mapping[str, str | None], name: str) -> list[str]:
     """Return the stages before one, the nearest first; a circle, which no plan may have, is cut."""
     found: list[str] = []
     stage = before.get(name)

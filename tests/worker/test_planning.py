@@ -53,3 +53,17 @@ def test_a_configuration_that_the_plan_will_not_have_is_told_with_those_it_has(
 
     with pytest.raises(PlanError, match=f"no configuration {name} for this dataset; ask for: 2d"):
         planned(wanted, workspace)
+
+
+def test_the_stage_before_a_cascade_is_known_by_its_digest_too(
+    workspace: Workspace, flat: PlanPayload, tmp_path: Path
+) -> None:
+    folder = make_dataset(tmp_path / "volumes", replace(STANDARD, cases=2, shape=(42, 50, 46)))
+    archive = workspace.store.put("dataset/volumes.zip", zip_folder(folder, tmp_path / "volumes.zip"))
+    wanted = {"archive": archive, "gpu_memory_gb": 0.03, "configurations": ("3d_cascade_fullres",)}
+
+    result = planned(flat.model_copy(update=wanted), workspace)
+
+    assert result.configurations == ("3d_cascade_fullres",)
+    assert set(result.digests) == {"3d_cascade_fullres", "3d_lowres"}
+    assert len(set(result.digests.values())) == 2
