@@ -29,6 +29,8 @@ ALIKE: Final = 0.8
 MOST_CONFIGURATIONS: Final = 200
 """In one plan; each is compared with all that it inherits from."""
 
+PLAN_KEYS: Final = frozenset({*Plan.model_fields, OLD_INTENSITIES})
+
 CONFIGURATION_KEYS: Final = frozenset({*Configuration.model_fields, "inherits_from", *OLD_KEYS})
 
 
@@ -63,7 +65,7 @@ def plan_mistakes(
     if isinstance(configurations, dict) and len(configurations) > MOST_CONFIGURATIONS:
         message = f"there are {len(configurations)}; at most {MOST_CONFIGURATIONS} are taken: leave some out"
         return [PlanMistake("configurations", message)]
-    mistakes = [*_slips("", values, Plan.model_fields), *form_mistakes(values)]
+    mistakes = [*_slips("", values, PLAN_KEYS), *form_mistakes(values)]
     wrong_entries = {mistake.where.partition(".")[0] for mistake in mistakes}
     if not wrong_entries & {"transpose_forward", "transpose_backward"}:
         mistakes += transposition_mistakes(values["transpose_forward"], values["transpose_backward"])

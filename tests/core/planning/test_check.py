@@ -167,6 +167,16 @@ def test_a_slip_of_the_pen_is_told_from_an_entry_of_another_tool() -> None:
     ]
 
 
+def test_the_first_name_of_the_intensities_is_no_slip_of_the_pen() -> None:
+    made = plan(LIVER)
+    values = made.to_json()
+    values["foreground_intensity_properties_by_modality"] = values.pop(
+        "foreground_intensity_properties_per_channel"
+    )
+
+    assert checked_plan(json.dumps(values), LIVER[1]) == made
+
+
 def test_mistakes_in_all_places_are_named_at_once() -> None:
     values = plan(LIVER).to_json()
     values["image_reader_writer"] = "DicomIO"
