@@ -24,6 +24,7 @@ from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import Plan
 from core.planning.explain import explain
+from core.planning.presets import PRESETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,21 @@ class PlanContent:
             self.plan,
             fingerprint=self.fingerprint,
             description=self.description,
+            gpu_memory_gb=_memory_of(self.status.plan),
+            is_moved=self.status.plan.origin == "moved",
             image_shape=None if image is None else image.shape,
             image_spacing=None if image is None else image.spacing,
         )
+
+
+def _memory_of(row: DatasetPlan) -> float | None:
+    """Return what a plan was planned for; None where it was made elsewhere, or by a preset that is gone."""
+    if row.origin != "planned" or row.request is None:
+        return None
+    asked, preset = row.request.get("gpu_memory_gb"), row.request.get("preset", "")
+    if asked is None and preset in PRESETS:
+        return PRESETS.get(preset).reference_gb
+    return asked
 
 
 def find(session: Session, dataset_id: UUID, name: str) -> PlanStatus:

@@ -87,6 +87,12 @@ def explain(
     dataset_json: Annotated[
         Path | None, typer.Option(help="dataset.json: number of cases, channels.")
     ] = None,
+    gpu_memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="What they were planned for, which plans.json does not hold.", callback=sensible_memory
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a switch
 ) -> None:
     """Say why a plan is what it is, and what predicting with it costs."""
@@ -97,6 +103,7 @@ def explain(
         read_plan(plans),
         fingerprint=None if fingerprint is None else read_fingerprint(fingerprint),
         description=description,
+        gpu_memory_gb=gpu_memory_gb,
         image_shape=None if image_shape is None else read_shape(image_shape),
         image_spacing=None if image_spacing is None else read_triple(image_spacing),
     )

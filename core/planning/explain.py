@@ -10,7 +10,15 @@ from core.domain.explanation import Decision, Explanation
 from core.domain.fingerprint import Fingerprint
 from core.domain.geometry import Shape, Spacing, permuted
 from core.domain.plan import Configuration, ConfigurationName, Plan
-from core.planning.explain_network import added_network, batch_reason, network_decisions, patch_reason
+from core.planning.explain_network import (
+    FROM_SOURCE,
+    Premises,
+    added_network,
+    batch_reason,
+    dice_reason,
+    network_decisions,
+    patch_reason,
+)
 from core.planning.normalization import CROPPED_MUCH, DEFAULT_SCHEME, SCHEMES
 from core.planning.planner import LOW_RESOLUTION_GAIN, LOW_RESOLUTION_SHARE
 from core.planning.prediction_memory import prediction_memory
@@ -21,6 +29,7 @@ from core.planning.spacing import (
     median_spacing,
     slices_first,
     target_spacing,
+    transposed_median,
 )
 
 AXES: Final = "zyx"
@@ -43,11 +52,25 @@ class Known:
     preset: Preset
     is_preset_known: bool
     """Whether the plan names one of our planners; otherwise the default one is taken for comparison."""
+    gpu_memory_gb: float | None
+    """What the plan was made for; None where nobody recorded it."""
+    is_foreign: bool
+    """Whether the plan was made for another dataset."""
 
     @property
     def classes(self) -> int | None:
         """Entries of `labels` in dataset.json."""
         return None if self.description is None else self.description.label_set().declared
+
+    @property
+    def premises(self) -> Premises:
+        """What patches and batches are compared with."""
+        return Premises(self.preset, self.classes, self.gpu_memory_gb, self.is_foreign)
+
+    @property
+    def median_image(self) -> str:
+        """Name the image whose size the plan has."""
+        return f"the median image{' of the dataset that the plan comes from' if self.is_foreign else ''}"
 
 
 def explain(
@@ -55,6 +78,8 @@ def explain(
     *,
     fingerprint: Fingerprint | None = None,
     description: DatasetDescription | None = None,
+    gpu_memory_gb: float | None = None,
+    is_moved: bool = False,
     image_shape: Shape | None = None,
     image_spacing: Spacing | None = None,
 ) -> Explanation:
@@ -67,6 +92,9 @@ def explain(
         plan: Any plan, also an edited one.
         fingerprint: Of its dataset; with it, reasons have the dataset's figures.
         description: Its dataset.json; with it, they have the number of cases and the names of channels.
+        gpu_memory_gb: The memory that it was planned for, which the plan does not hold; None: not known.
+        is_moved: Whether it is certainly the plan of another dataset. Otherwise it is taken for one if it
+            contradicts the fingerprint.
         image_shape: Voxels (z, y, x) of an image to predict, if memory is to be estimated.
         image_spacing: Its millimetres, same order; those of the plan's median case if not given.
 
@@ -79,7 +107,15 @@ def explain(
     """
     presets = {PRESETS.get(name).planner: PRESETS.get(name) for name in PRESETS}
     preset = presets.get(plan.experiment_planner_used or "")
-    known = Known(plan, fingerprint, description, preset or PRESETS.get("default"), preset is not None)
+    known = Known(
+        plan,
+        fingerprint,
+        description,
+        preset or PRESETS.get("default"),
+        is_preset_known=preset is not None,
+        gpu_memory_gb=gpu_memory_gb,
+        is_foreign=is_moved or (fingerprint is not None and _contradicts(plan, fingerprint)),
+    )
     decisions = [*_dataset_decisions(known)]
     for name in plan.configurations:
         decisions += _configuration_decisions(known, name)
@@ -122,7 +158,7 @@ def _dataset_decisions(known: Known) -> Iterator[Decision]:
         configuration=None,
         topic="configurations",
         value=list(plan.configurations),
-        reason=_configurations_reason(plan),
+        reason=_configurations_reason(known),
     )
 
 
@@ -134,8 +170,8 @@ def _planner_reason(known: Known) -> str:
     network = "a residual encoder" if preset.is_residual else "a plain encoder"
     share = f"{preset.coverage:.0%}"
     return (
-        f"{network}, patches and batches for a GPU with about {preset.reference_gb:g} GB unless another target "
-        f"was given, and batches that show at most {share} of the dataset's voxels"
+        f"{network}, patches and batches for a GPU with {known.premises.target}, and batches that show at most "
+        f"{share} of the voxels of the dataset {'that the plan comes from' if known.is_foreign else 'planned for'}"
     )
 
 
@@ -173,9 +209,10 @@ def _normalization_decisions(known: Known, chosen: Configuration) -> Iterator[De
 
 def _scheme_reason(known: Known, channel: int, scheme: str, name: str | None) -> str:
     """Say why a channel has its scheme, and what the scheme does."""
+    of_source = " of the dataset that the plan comes from" if known.is_foreign else ""
     does = {
         "CTNormalization": "Hounsfield units are comparable between scanners: clipped to the range of the "
-        "foreground of all cases and scaled by its mean and deviation",
+        f"foreground of all cases{of_source} and scaled by its mean and deviation",
         "ZScoreNormalization": "its intensities have no fixed scale: each image is brought to mean 0 and deviation 1",
         "NoNormalization": "intensities are left as they are",
         "RescaleTo01Normalization": "the range of each image is mapped to 0 … 1",
@@ -187,6 +224,8 @@ def _scheme_reason(known: Known, channel: int, scheme: str, name: str | None) ->
             f" (clipped to {figures.percentile_00_5:.4g} … {figures.percentile_99_5:.4g}, mean "
             f"{figures.mean:.4g}, deviation {figures.std:.4g})"
         )
+    if known.is_foreign:
+        return f"{FROM_SOURCE}; {does}"
     if name is None:
         return does
     expected = SCHEMES.get(name.casefold(), DEFAULT_SCHEME)
@@ -204,6 +243,8 @@ def _mask_reason(known: Known, *, is_masked: bool) -> str:
     """Say whether the statistics are taken within the nonzero mask."""
     left = None if known.fingerprint is None else known.fingerprint.median_relative_size_after_cropping
     figure = "" if left is None else f" ({left:.0%} of the voxels in the median case)"
+    if is_masked and known.is_foreign:
+        return "; within the nonzero mask alone"
     if is_masked:
         return (
             f"; within the nonzero mask alone, because cropping leaves less than {CROPPED_MUCH:.0%}{figure}"
@@ -211,10 +252,13 @@ def _mask_reason(known: Known, *, is_masked: bool) -> str:
     return ""
 
 
-def _configurations_reason(plan: Plan) -> str:
+def _configurations_reason(known: Known) -> str:
     """Say which configurations there are, and why not the others."""
+    plan, image = known.plan, known.median_image
     present = plan.configurations
     if "3d_fullres" not in present:
+        if known.is_foreign:
+            return FROM_SOURCE
         return "2d alone, because the images are single slices" if "2d" in present else "named by hand"
     full = plan.configuration("3d_fullres")
     share = _share(full)
@@ -225,17 +269,17 @@ def _configurations_reason(plan: Plan) -> str:
         covered = _share(low)
         sees = "" if covered is None else f", of which its patch covers {covered:.0%}"
         return (
-            f"with a cascade: a patch of 3d_fullres covers only {share:.1%} of the median image, below "
+            f"with a cascade: a patch of 3d_fullres covers only {share:.1%} of {image}, below "
             f"{LOW_RESOLUTION_SHARE:.0%}, so 3d_lowres sees a coarser image{sees}, and "
             "3d_cascade_fullres refines what it found"
         )
     if share >= LOW_RESOLUTION_SHARE:
         return (
-            f"no cascade: a patch of 3d_fullres covers {share:.0%} of the median image, at least "
+            f"no cascade: a patch of 3d_fullres covers {share:.0%} of {image}, at least "
             f"{LOW_RESOLUTION_SHARE:.0%}, so a coarser image would show the network little more"
         )
     return (
-        f"no cascade: a patch of 3d_fullres covers {share:.0%} of the median image, but an image coarse enough "
+        f"no cascade: a patch of 3d_fullres covers {share:.0%} of {image}, but an image coarse enough "
         f"for a patch to cover {LOW_RESOLUTION_SHARE:.0%} would not have {LOW_RESOLUTION_GAIN:g} times fewer "
         "voxels; or somebody took it out"
     )
@@ -262,30 +306,25 @@ def _configuration_decisions(known: Known, name: ConfigurationName) -> Iterator[
     if not chosen.architecture.is_unet:
         yield added_network(name, chosen)
         return
-    budget = known.preset, known.classes
     yield Decision(
         configuration=name,
         topic="patch_size",
         value=list(chosen.patch_size),
-        reason=patch_reason(chosen, *budget),
+        reason=patch_reason(chosen, known.premises),
     )
     cases = None if known.description is None else known.description.training_cases
     yield Decision(
         configuration=name,
         topic="batch_size",
         value=chosen.batch_size,
-        reason=batch_reason(chosen, *budget, _dataset_voxels(known.plan, chosen, cases)),
+        reason=batch_reason(chosen, known.premises, _dataset_voxels(known.plan, chosen, cases)),
     )
     yield from network_decisions(name, chosen)
     yield Decision(
         configuration=name,
         topic="batch_dice",
         value=chosen.batch_dice,
-        reason=(
-            "the Dice loss is taken over the whole batch, because one patch shows only a part of an image"
-            if chosen.batch_dice
-            else "the Dice loss is taken per patch, because a patch shows much of an image"
-        ),
+        reason=dice_reason(chosen),
     )
 
 
@@ -307,7 +346,7 @@ def _spacing_reason(known: Known, name: str, chosen: Configuration) -> str:
         factor = max(low / high for low, high in zip(chosen.spacing, full.spacing, strict=True))
         return (
             f"{_mm(chosen.spacing)}: that of 3d_fullres, made coarser in steps of 3 % (up to {factor:.2f} times in "
-            f"all, the finer axes first) until a patch covers {LOW_RESOLUTION_SHARE:.0%} of the image"
+            f"all, the finer axes first) until a patch covers {LOW_RESOLUTION_SHARE:.0%} of {known.median_image}"
         )
     if chosen.is_2d:
         return f"{_mm(chosen.spacing)} within slices; the distance of slices stays as acquired"
@@ -319,6 +358,8 @@ def _spacing_reason(known: Known, name: str, chosen: Configuration) -> str:
 
 def _target_reason(known: Known, target: Sequence[float], median: Spacing | None) -> str:
     """Say which rule gave the target spacing of a 3D configuration."""
+    if known.is_foreign:
+        return _foreign_target_reason(known)
     if median is None:
         return "the median of the cases is not recorded"
     if known.fingerprint is not None:
@@ -333,6 +374,17 @@ def _target_reason(known: Known, target: Sequence[float], median: Spacing | None
             "wide, and blurring the cases with thin slices would lose what they show"
         )
     return f"set by hand or on request; the median of the cases is {_mm(median)}"
+
+
+def _foreign_target_reason(known: Known) -> str:
+    """Say where the target spacing of another dataset's plan comes from, and what would suit this one."""
+    measured = known.fingerprint
+    if measured is None:
+        return FROM_SOURCE
+    rule = permuted(
+        target_spacing(measured.spacings, measured.shapes_after_crop), known.plan.transpose_forward
+    )
+    return f"{FROM_SOURCE}; the rule gives {_mm(rule)} for the {len(measured.spacings)} cases of this dataset"
 
 
 def _measured_target_reason(
@@ -382,6 +434,18 @@ def _dataset_voxels(plan: Plan, chosen: Configuration, cases: int | None) -> flo
     if cases is None or not grid.median_image_size_in_voxels:
         return None
     return prod(grid.median_image_size_in_voxels) * cases
+
+
+def _contradicts(plan: Plan, measured: Fingerprint) -> bool:
+    """Whether a plan has other medians than its dataset would have, so that it was made for another one."""
+    spacing, shape = plan.original_median_spacing_after_transp, plan.original_median_shape_after_transp
+    forward = plan.transpose_forward
+    if spacing is not None and not _is_same(spacing, permuted(median_spacing(measured.spacings), forward)):
+        return True
+    if shape is None:
+        return False
+    here = transposed_median(measured.shapes_after_crop, forward)
+    return any(abs(one - other) > 1 for one, other in zip(shape, here, strict=True))
 
 
 def _file_order(plan: Plan, triple: Sequence[float]) -> Spacing:

@@ -130,6 +130,22 @@ def test_a_finished_plan_is_read_with_its_reasons(
     ]
 
 
+def test_reasons_name_the_memory_that_was_asked_for(
+    client: httpx.Client, resources: Resources, tmp_path: Path, dataset_id: UUID
+) -> None:
+    def said(body: Any) -> str:
+        return " ".join(one["reason"] for one in body["decisions"])
+
+    chosen = plans.ready_plan(client, resources, tmp_path, dataset_id, gpu_memory_gb=4, name="small")
+    usual = plans.ready_plan(client, resources, tmp_path, dataset_id)
+    uploaded = plans.put(client, dataset_id, "mine", plans.file()).json()
+
+    assert "for a GPU with 4 GB, and" in said(chosen)
+    assert "8 GB" not in said(chosen)
+    assert "for a GPU with 8 GB, and" in said(usual)
+    assert "unless another target was given" in said(uploaded)
+
+
 def test_for_an_image_shape_it_tells_what_prediction_takes(
     client: httpx.Client, resources: Resources, tmp_path: Path, dataset_id: UUID
 ) -> None:
@@ -551,6 +567,8 @@ def test_a_plan_moves_to_another_dataset(
     assert body["request"]["from"] == {"dataset_id": str(dataset_id), "plan": "mine"}
     assert (body["plan"]["plans_name"], body["plan"]["dataset_name"]) == ("theirs", "Hippocampus")
     assert body["plan"]["configurations"]["3d_fullres"]["batch_size"] == 7
+    spacing = [one["reason"] for one in body["decisions"] if one["topic"] == "spacing"][-1]
+    assert "as in the plan of the dataset that it comes from" in spacing
     assert client.get(response.headers["location"]).json() == body
     assert files_in_store(settings) == rows_of_objects(resources)
 

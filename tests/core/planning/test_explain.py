@@ -77,11 +77,68 @@ def test_thick_slices_are_explained_with_and_without_the_fingerprint() -> None:
 def test_the_limits_of_a_batch_are_figures() -> None:
     batch = ("3d_fullres", "batch_size")
 
-    assert reasons(plan(HIPPOCAMPUS), HIPPOCAMPUS)[batch] == (
-        "the memory would allow 58 patches of this size, 5% of the dataset's voxels would be 9; "
+    assert reasons(plan(HIPPOCAMPUS), HIPPOCAMPUS, gpu_memory_gb=8)[batch] == (
+        "8 GB would allow 58 patches of this size, 5% of the dataset's voxels would be 9; "
         "the smaller number counts"
     )
-    assert "for 8 GB" in reasons(plan(HIPPOCAMPUS))[batch]
+    assert "8 GB (unless another target was given) would" in reasons(plan(HIPPOCAMPUS))[batch]
+
+
+@pytest.mark.parametrize("dataset", [HIPPOCAMPUS, ACDC, LIVER, AERIAL])
+@pytest.mark.parametrize("preset", ["default", "resenc_l"])
+@pytest.mark.parametrize("memory", [4, 30])
+def test_a_plan_is_compared_with_the_memory_that_it_was_made_for(
+    dataset: Dataset, preset: str, memory: float
+) -> None:
+    found = reasons(plan(dataset, preset=preset, gpu_memory_gb=memory), dataset, gpu_memory_gb=memory)
+
+    said = [found[None, "planner"], *(found[name, topic] for name, topic in found if topic == "patch_size")]
+    assert [reason for reason in said if f"{memory} GB" not in reason] == []
+    assert [reason for reason in found.values() if "by hand" in reason or "unless" in reason] == []
+
+
+def test_where_nobody_recorded_the_memory_none_is_stated_as_a_fact() -> None:
+    found = reasons(plan(LIVER, gpu_memory_gb=4), LIVER)
+
+    assert "for a GPU with 8 GB (unless another target was given), and" in found[None, "planner"]
+    patch = found["3d_fullres", "patch_size"]
+    assert "by the rule, for 8 GB (unless another target was given), it would be 128 x 128 x 128" in patch
+    assert patch.endswith("it was planned for another GPU memory or set by hand")
+    assert "cut down" not in patch
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_the_plan_of_another_dataset_says_nothing_of_this_one(*, is_told: bool) -> None:
+    made = plan(HIPPOCAMPUS)
+    told = (None, ACDC[1]) if is_told else ACDC
+
+    found = explain(made, fingerprint=told[0], description=told[1], is_moved=is_told)
+
+    said = {(one.configuration, one.topic): one.reason for one in found.decisions}
+    source = "as in the plan of the dataset that it comes from, or set by hand"
+    for topic in ("spacing", "patch_size", "batch_size"):
+        assert said["3d_fullres", topic].removeprefix("1 x 1 x 1 mm: ").startswith(source)
+    assert said[None, "normalization of channel 0"].startswith(source)
+    assert (
+        "the rule gives 5 x 1.562 x 1.562 mm for the 200 cases" in said["3d_fullres", "spacing"]
+    ) != is_told
+    assert [
+        reason
+        for reason in said.values()
+        if "the median image"
+        in reason.replace("the median image of the dataset that the plan comes from", "")
+    ] == []
+
+
+def test_a_plan_of_slices_says_that_a_patch_is_one() -> None:
+    found = reasons(plan(HIPPOCAMPUS), HIPPOCAMPUS)
+
+    assert found["2d", "patch_size"].startswith(
+        "a patch is a slice of an image; it covers 100% of a slice of the median image (50 x 35 voxels)"
+    )
+    assert found["2d", "batch_dice"].endswith(
+        "over the whole batch, because one patch shows no more than one slice of an image"
+    )
 
 
 def test_what_a_person_changed_is_told() -> None:
