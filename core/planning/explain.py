@@ -1,76 +1,31 @@
 """Why a plan is what it is: a sentence for each decision, from the plan and what else is known of the dataset."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import prod
 from typing import Final
 
 from core.domain.dataset import DatasetDescription
 from core.domain.explanation import Decision, Explanation
 from core.domain.fingerprint import Fingerprint
-from core.domain.geometry import Shape, Spacing, permuted
+from core.domain.geometry import Shape, Spacing
 from core.domain.plan import Configuration, ConfigurationName, Plan
+from core.planning.explain_known import Known, contradicts
 from core.planning.explain_network import (
     FROM_SOURCE,
-    Premises,
     added_network,
     batch_reason,
     dice_reason,
     network_decisions,
     patch_reason,
 )
+from core.planning.explain_spacing import axes_reason, spacing_reason
 from core.planning.normalization import CROPPED_MUCH, DEFAULT_SCHEME, SCHEMES
 from core.planning.planner import LOW_RESOLUTION_GAIN, LOW_RESOLUTION_SHARE
 from core.planning.prediction_memory import prediction_memory
-from core.planning.presets import PRESETS, Preset
-from core.planning.spacing import (
-    ANISOTROPY_RATIO,
-    anisotropic_axis,
-    median_spacing,
-    slices_first,
-    target_spacing,
-    transposed_median,
-)
-
-AXES: Final = "zyx"
-"""Names of the file's axes."""
+from core.planning.presets import PRESETS
 
 UNKNOWN_HEADS: Final = 3
 """Logits per voxel that are assumed where dataset.json is not at hand."""
-
-SAME: Final = 1e-6
-"""Relative difference up to which two spacings are one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the reasons are drawn from."""
-
-    plan: Plan
-    fingerprint: Fingerprint | None
-    description: DatasetDescription | None
-    preset: Preset
-    is_preset_known: bool
-    """Whether the plan names one of our planners; otherwise the default one is taken for comparison."""
-    gpu_memory_gb: float | None
-    """What the plan was made for; None where nobody recorded it."""
-    is_foreign: bool
-    """Whether the plan was made for another dataset."""
-
-    @property
-    def classes(self) -> int | None:
-        """Entries of `labels` in dataset.json."""
-        return None if self.description is None else self.description.label_set().declared
-
-    @property
-    def premises(self) -> Premises:
-        """What patches and batches are compared with."""
-        return Premises(self.preset, self.classes, self.gpu_memory_gb, self.is_foreign)
-
-    @property
-    def median_image(self) -> str:
-        """Name the image whose size the plan has."""
-        return f"the median image{' of the dataset that the plan comes from' if self.is_foreign else ''}"
 
 
 def explain(
@@ -114,7 +69,7 @@ def explain(
         preset or PRESETS.get("default"),
         is_preset_known=preset is not None,
         gpu_memory_gb=gpu_memory_gb,
-        is_foreign=is_moved or (fingerprint is not None and _contradicts(plan, fingerprint)),
+        is_foreign=is_moved or (fingerprint is not None and contradicts(plan, fingerprint)),
     )
     decisions = [*_dataset_decisions(known)]
     for name in plan.configurations:
@@ -149,7 +104,7 @@ def _dataset_decisions(known: Known) -> Iterator[Decision]:
         configuration=None,
         topic="axes",
         value=list(plan.transpose_forward),
-        reason=_axes_reason(known),
+        reason=axes_reason(known),
     )
     first = next(iter(plan.configurations), None)
     if first is not None:
@@ -173,23 +128,6 @@ def _planner_reason(known: Known) -> str:
         f"{network}, patches and batches for a GPU with {known.premises.target}, and batches that show at most "
         f"{share} of the voxels of the dataset {'that the plan comes from' if known.is_foreign else 'planned for'}"
     )
-
-
-def _axes_reason(known: Known) -> str:
-    """Say why the axes are ordered as they are."""
-    forward = known.plan.transpose_forward
-    names = ", ".join(AXES[axis] for axis in forward)
-    full = _finest(known.plan)
-    target = _file_order(known.plan, full.spacing) if full is not None and not full.is_2d else None
-    expected = None if target is None else slices_first(target)
-    if expected is not None and forward != expected:
-        return (
-            f"{names}: set by hand or kept on request; by the rule, {AXES[expected[0]]} would come first, "
-            "because it is the coarsest axis"
-        )
-    if forward == (0, 1, 2):
-        return f"{names}: as in the files, because no axis is coarser than z"
-    return f"{names}: {AXES[forward[0]]} is the coarsest axis, so it takes the place of the slices"
 
 
 def _normalization_decisions(known: Known, chosen: Configuration) -> Iterator[Decision]:
@@ -301,7 +239,7 @@ def _configuration_decisions(known: Known, name: ConfigurationName) -> Iterator[
         configuration=name,
         topic="spacing",
         value=list(chosen.spacing),
-        reason=_spacing_reason(known, name, chosen),
+        reason=spacing_reason(known, name, chosen),
     )
     if not chosen.architecture.is_unet:
         yield added_network(name, chosen)
@@ -338,85 +276,7 @@ def _inheritance(name: str, parent: str, entries: dict[str, object]) -> Decision
     return Decision(configuration=name, topic="inherits_from", value=parent, reason=reason)
 
 
-def _spacing_reason(known: Known, name: str, chosen: Configuration) -> str:
-    """Say where the target spacing comes from."""
-    plan = known.plan
-    if name == "3d_lowres" and "3d_fullres" in plan.configurations:
-        full = plan.configuration("3d_fullres")
-        factor = max(low / high for low, high in zip(chosen.spacing, full.spacing, strict=True))
-        return (
-            f"{_mm(chosen.spacing)}: that of 3d_fullres, made coarser in steps of 3 % (up to {factor:.2f} times in "
-            f"all, the finer axes first) until a patch covers {LOW_RESOLUTION_SHARE:.0%} of {known.median_image}"
-        )
-    if chosen.is_2d:
-        return f"{_mm(chosen.spacing)} within slices; the distance of slices stays as acquired"
-    median = plan.original_median_spacing_after_transp
-    if known.fingerprint is not None:
-        median = permuted(median_spacing(known.fingerprint.spacings), plan.transpose_forward)
-    return f"{_mm(chosen.spacing)}: {_target_reason(known, chosen.spacing, median)}"
-
-
-def _target_reason(known: Known, target: Sequence[float], median: Spacing | None) -> str:
-    """Say which rule gave the target spacing of a 3D configuration."""
-    if known.is_foreign:
-        return _foreign_target_reason(known)
-    if median is None:
-        return "the median of the cases is not recorded"
-    if known.fingerprint is not None:
-        return _measured_target_reason(known, known.fingerprint, target, median)
-    if _is_same(target, median):
-        return "the median of the training cases, axis by axis"
-    is_thick = median[0] > ANISOTROPY_RATIO * max(median[1:])
-    if is_thick and _is_same(target[1:], median[1:]) and target[0] < median[0]:
-        return (
-            f"within slices the median of the cases; across them the 10th percentile instead of the median of "
-            f"{median[0]:.4g} mm, because slices are more than {ANISOTROPY_RATIO:g} times as thick as voxels are "
-            "wide, and blurring the cases with thin slices would lose what they show"
-        )
-    return f"set by hand or on request; the median of the cases is {_mm(median)}"
-
-
-def _foreign_target_reason(known: Known) -> str:
-    """Say where the target spacing of another dataset's plan comes from, and what would suit this one."""
-    measured = known.fingerprint
-    if measured is None:
-        return FROM_SOURCE
-    rule = permuted(
-        target_spacing(measured.spacings, measured.shapes_after_crop), known.plan.transpose_forward
-    )
-    return f"{FROM_SOURCE}; the rule gives {_mm(rule)} for the {len(measured.spacings)} cases of this dataset"
-
-
-def _measured_target_reason(
-    known: Known, measured: Fingerprint, target: Sequence[float], median: Spacing
-) -> str:
-    """Say the same with the figures of the fingerprint."""
-    forward, shapes = known.plan.transpose_forward, measured.shapes_after_crop
-    cases = len(measured.spacings)
-    by_rule = target_spacing(measured.spacings, shapes)
-    if not _is_same(target, permuted(by_rule, forward)):
-        rule = _mm(permuted(by_rule, forward))
-        return f"set by hand or on request; the rule gives {rule} for these {cases} cases"
-    axis = anisotropic_axis(_file_order(known.plan, median), shapes)
-    if axis is None:
-        return f"the median of {cases} cases, axis by axis"
-    edges = sorted(spacing[axis] for spacing in measured.spacings)
-    return (
-        f"the median of {cases} cases, but along {AXES[axis]} the 10th percentile of their spacings "
-        f"({edges[0]:.4g} … {edges[-1]:.4g} mm, median {_file_order(known.plan, median)[axis]:.4g}): the slices "
-        f"there are few, and more than {ANISOTROPY_RATIO:g} times as thick as voxels are wide"
-    )
-
-
 # --- figures -------------------------------------------------------------------------------------------------
-
-
-def _finest(plan: Plan) -> Configuration | None:
-    """Return the configuration whose spacing is the dataset's target spacing."""
-    name = next(
-        (key for key in ("3d_fullres", "2d", *plan.configurations) if key in plan.configurations), None
-    )
-    return None if name is None else plan.configuration(name)
 
 
 def _share(chosen: Configuration) -> float | None:
@@ -434,30 +294,3 @@ def _dataset_voxels(plan: Plan, chosen: Configuration, cases: int | None) -> flo
     if cases is None or not grid.median_image_size_in_voxels:
         return None
     return prod(grid.median_image_size_in_voxels) * cases
-
-
-def _contradicts(plan: Plan, measured: Fingerprint) -> bool:
-    """Whether a plan has other medians than its dataset would have, so that it was made for another one."""
-    spacing, shape = plan.original_median_spacing_after_transp, plan.original_median_shape_after_transp
-    forward = plan.transpose_forward
-    if spacing is not None and not _is_same(spacing, permuted(median_spacing(measured.spacings), forward)):
-        return True
-    if shape is None:
-        return False
-    here = transposed_median(measured.shapes_after_crop, forward)
-    return any(abs(one - other) > 1 for one, other in zip(shape, here, strict=True))
-
-
-def _file_order(plan: Plan, triple: Sequence[float]) -> Spacing:
-    """Return a triple in the axis order of the files."""
-    return permuted(triple, plan.transpose_backward)
-
-
-def _is_same(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two spacings differ by no more than rounding."""
-    return all(abs(one - other) <= SAME * abs(other) for one, other in zip(first, second, strict=True))
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    """Write a spacing."""
-    return " x ".join(f"{edge:.4g}" for edge in spacing) + " mm"
