@@ -105,18 +105,43 @@ def last_part(name: str) -> str:
 
 
 PLANS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What plans may be called: a part of file and folder names on every system."""
+"""What plans and configurations may be called: a part of file and folder names on every system."""
 
 NAME_SEPARATOR: Final = "__"
 """Between trainer, plans and configuration in the name of a model's folder; Engine specification A 1.11."""
 
+NAME_RULE: Final = "write letters, digits, '.', '-' and single '_', at most 100, the first a letter or digit"
+
+DATA_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+"""What the folder of preprocessed cases may be called: room for the names of plans and of a configuration."""
+
 
 def plans_name_mistake(name: str) -> str | None:
     """Say why plans cannot be called so, and what they can be called; None if they can."""
+    return _name_mistake("plans", name, f"Trainer{NAME_SEPARATOR}Plans{NAME_SEPARATOR}3d_fullres")
+
+
+def configuration_name_mistake(name: str) -> str | None:
+    """Say why a configuration cannot be called so, and what it can be called; None if it can."""
+    return _name_mistake(
+        "a configuration", name, f"Trainer{NAME_SEPARATOR}Plans{NAME_SEPARATOR}Configuration"
+    )
+
+
+def _name_mistake(what: str, name: str, folder: str) -> str | None:
     if PLANS_NAME.fullmatch(name) and NAME_SEPARATOR not in name:
         return None
     return (
-        f"plans cannot be named {name!r}: the name is part of the names of files and folders, such as "
-        f"Trainer{NAME_SEPARATOR}Plans{NAME_SEPARATOR}3d_fullres; write letters, digits, '.', '-' and single '_', at most "
-        "100, the first a letter or digit"
+        f"{what} cannot be named {name!r}: the name is part of the names of files and folders, such as "
+        f"{folder}; {NAME_RULE}"
+    )
+
+
+def data_identifier_mistake(name: str) -> str | None:
+    """Say why preprocessed cases cannot be kept under a name, and what it can be; None if they can."""
+    if DATA_IDENTIFIER.fullmatch(name):
+        return None
+    return (
+        f"{name!r} cannot be the name of a folder, which it is for preprocessed cases; write letters, digits, '.', "
+        "'-' and '_', at most 201, the first a letter or digit, or leave it out"
     )

@@ -29,7 +29,8 @@ ConfigurationName = str
 
 
 Count = Annotated[StrictInt, Field(ge=1)]
-Samples = Annotated[StrictInt, Field(ge=1, le=2**31)]
+Samples = Annotated[StrictInt, Field(ge=1, le=100_000)]
+"""In a batch; planners come to some thousand small slices."""
 Voxels = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 """Along an axis of a patch or kernel."""
 Features = Annotated[StrictInt, Field(ge=1, le=65_536)]

@@ -8,7 +8,12 @@ from pydantic import ValidationError
 
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import IntensityProperties
-from core.domain.names import READER_FORMATS, reader_names
+from core.domain.names import (
+    READER_FORMATS,
+    configuration_name_mistake,
+    data_identifier_mistake,
+    reader_names,
+)
 from core.domain.old_plans import OLD_KEYS
 from core.domain.plan import (
     INTENSITIES,
@@ -75,6 +80,7 @@ def plan_mistakes(
         return mistakes
     for name, entries in configurations.items():
         place = f"configurations.{name}"
+        mistakes += _name_mistakes(name, entries)
         if isinstance(entries, dict):
             mistakes += _slips(place, entries, CONFIGURATION_KEYS)
         if not any(mistake.where.startswith(place) for mistake in mistakes):
@@ -95,6 +101,18 @@ def _slips(place: str, entries: Mapping[str, Any], known: Iterable[str]) -> Iter
             yield PlanMistake(
                 f"{place}.{key}".lstrip("."), f"there is no such entry; did you mean {meant[0]}?"
             )
+
+
+def _name_mistakes(name: str, entries: Any) -> Iterator[PlanMistake]:
+    """Report names that folders could not have, of a configuration and of its preprocessed cases."""
+    place = f"configurations.{name}"
+    mistake = configuration_name_mistake(name)
+    if mistake is not None:
+        yield PlanMistake(place, mistake)
+    identifier = entries.get("data_identifier") if isinstance(entries, dict) else None
+    mistake = data_identifier_mistake(identifier) if isinstance(identifier, str) else None
+    if mistake is not None:
+        yield PlanMistake(f"{place}.data_identifier", mistake)
 
 
 def reader_mistakes(reader: str, description: DatasetDescription | None) -> Iterator[PlanMistake]:

@@ -59,6 +59,7 @@ EDITS: list[tuple[Callable[[Values], Any], str, str]] = [
         "greater than",
     ),
     (lambda v: full(v).update(batch_size=10**400), "batch_size", "less than or equal to"),
+    (lambda v: full(v).update(batch_size=10**9), "batch_size", "less than or equal to 100000"),
     (lambda v: full(v).update(batch_size="2"), "batch_size", "integer"),
     (lambda v: full(v).update(batch_size=-2), "batch_size", "greater than or equal to 1"),
     (lambda v: full(v).update(spacing=[1, 0, 1]), "spacing.1", "greater than or equal to 0.000000001"),
@@ -165,6 +166,36 @@ def test_a_slip_of_the_pen_is_told_from_an_entry_of_another_tool() -> None:
     assert plan_mistakes(values) == [
         PlanMistake("configurations.3d_fullres.batchsize", "there is no such entry; did you mean batch_size?")
     ]
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a/b", "3d__fullres", ".hidden", "a" * 101, "ä", "2d\n"])
+def test_a_configuration_is_named_as_folders_can_be(name: str) -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"][name] = {"inherits_from": "3d_fullres"}
+
+    (mistake,) = plan_mistakes(values)
+
+    assert mistake.where == f"configurations.{name}"
+    assert f"cannot be named {name!r}" in mistake.message
+
+
+@pytest.mark.parametrize("name", ["3d_fullres_bs4", "2d.small", "3D-large", "7"])
+def test_a_configuration_may_have_a_name_of_its_own(name: str) -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"][name] = {"inherits_from": "3d_fullres", "data_identifier": f"My__Plans_{name}"}
+
+    assert plan_mistakes(values) == []
+
+
+@pytest.mark.parametrize("identifier", ["../../x", "/x", "", "a" * 202])
+def test_preprocessed_cases_lie_in_a_plain_folder(identifier: str) -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values)["data_identifier"] = identifier
+
+    (mistake,) = plan_mistakes(values)
+
+    assert mistake.where == "configurations.3d_fullres.data_identifier"
+    assert "cannot be the name of a folder" in mistake.message
 
 
 def test_the_first_name_of_the_intensities_is_no_slip_of_the_pen() -> None:
