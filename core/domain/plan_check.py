@@ -157,9 +157,20 @@ def _network_mistakes(chosen: Configuration) -> Iterator[PlanMistake]:
     if not network.is_unet:
         return
     arguments = network.unet
+    yield from _foreign_arguments(arguments, kind, place)
     yield from _operator_mistakes(arguments, len(chosen.patch_size), place)
     before = list(_length_mistakes(arguments, BLOCKS_KEY[kind], len(chosen.patch_size), place))
     yield from before or [*_pooling_mistakes(chosen, place), *_size_mistakes(chosen, place)]
+
+
+def _foreign_arguments(arguments: ArchitectureArguments, kind: str, place: str) -> Iterator[PlanMistake]:
+    """Report arguments that the network would be built without, whatever they were to change."""
+    known = ArchitectureArguments.model_fields
+    for key in arguments.model_extra or ():
+        yield PlanMistake(
+            f"{place}.{key}",
+            f"{kind} takes no such argument; take it out, or write one of: {', '.join(known)}",
+        )
 
 
 def _operator_mistakes(

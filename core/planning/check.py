@@ -1,7 +1,7 @@
 """Plans that a person edited: every mistake at once, each with its place in the file and its cure."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -93,11 +93,10 @@ def plan_mistakes(
     return mistakes
 
 
-def _slips(place: str, entries: Mapping[str, Any], known: Iterable[str]) -> Iterator[PlanMistake]:
+def _slips(place: str, entries: Mapping[str, Any], known: Collection[str]) -> Iterator[PlanMistake]:
     """Report keys that look like a known one that is misspelt; other unknown keys may be another tool's."""
-    absent = [key for key in known if key not in entries]
     for key in entries:
-        if key not in known and (meant := difflib.get_close_matches(key, absent, 1, ALIKE)):
+        if key not in known and (meant := difflib.get_close_matches(key, known, 1, ALIKE)):
             yield PlanMistake(
                 f"{place}.{key}".lstrip("."), f"there is no such entry; did you mean {meant[0]}?"
             )

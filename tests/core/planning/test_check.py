@@ -198,6 +198,29 @@ def test_preprocessed_cases_lie_in_a_plain_folder(identifier: str) -> None:
     assert "cannot be the name of a folder" in mistake.message
 
 
+def test_a_slip_beside_what_was_meant_is_named_too() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values)["pach_size"] = [8, 8, 8]
+    values["transpose_foward"] = [0, 1, 2]
+
+    assert plan_mistakes(values) == [
+        PlanMistake("transpose_foward", "there is no such entry; did you mean transpose_forward?"),
+        PlanMistake(
+            "configurations.3d_fullres.pach_size", "there is no such entry; did you mean patch_size?"
+        ),
+    ]
+
+
+def test_arguments_that_our_networks_do_not_take_are_named() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    arguments(values)["stem_channels"] = 16
+
+    (mistake,) = plan_mistakes(values)
+
+    assert mistake.where == "configurations.3d_fullres.architecture.arch_kwargs.stem_channels"
+    assert "PlainConvUNet takes no such argument" in mistake.message
+
+
 def test_the_first_name_of_the_intensities_is_no_slip_of_the_pen() -> None:
     made = plan(LIVER)
     values = made.to_json()
