@@ -15,8 +15,9 @@ from pydantic import (
 
 from core.domain.fingerprint import IntensityProperties
 from core.domain.geometry import COARSEST_MM, FINEST_MM, MOST_VOXELS, Axes, Spacing
+from core.domain.inheritance import resolved, with_inherited
 from core.domain.names import NETWORK_NAMES, last_part
-from core.domain.old_plans import with_architecture
+from core.domain.old_plans import OLD_KEYS, with_architecture
 from core.domain.record import SharedRecord, faults, parse_json
 from core.errors import PlanError
 
@@ -222,38 +223,6 @@ class Plan(SharedRecord):
             raise PlanError(f"plans.json, configuration {name}: {wrong}", configuration=name) from error
 
 
-def with_inherited(
-    configurations: Mapping[str, Mapping[str, Any]], name: ConfigurationName
-) -> dict[str, Any]:
-    """Return a configuration's entries, and those of its parents that it does not replace.
-
-    Raises:
-        PlanError: A parent does not exist, or configurations inherit in a circle.
-
-    Source:
-        Engine specification A 1.7.
-    """
-    line: list[str] = []
-    entries: dict[str, Any] = {}
-    heir: str = ""
-    parent: Any = name
-    while parent is not None:
-        if parent in line:
-            circle = " → ".join((*line, parent))
-            raise PlanError(f"plans.json: configurations inherit in a circle: {circle}", configuration=name)
-        if not isinstance(parent, str) or parent not in configurations:
-            raise PlanError(
-                f"plans.json: configuration {heir} inherits from {parent!r}, which does not exist; "
-                f"choose one of: {', '.join(configurations)}",
-                configuration=name,
-            )
-        line.append(parent)
-        own = dict(configurations[parent])
-        heir, parent = parent, own.pop("inherits_from", None)
-        entries = own | entries
-    return entries
-
-
 def form_mistakes(values: Mapping[str, Any]) -> list[PlanMistake]:
     """Check the form of a whole plans.json: its entries, and each configuration with what it inherits.
 
@@ -281,20 +250,21 @@ def form_mistakes(values: Mapping[str, Any]) -> list[PlanMistake]:
 
 def _configuration_mistakes(sound: Mapping[str, Mapping[str, Any]], name: str) -> list[PlanMistake]:
     """Check the form of one configuration; what it inherits is the parent's mistake."""
+    own, place = sound[name], f"configurations.{name}"
+    given = resolved(sound, name)
+    mistakes = [PlanMistake(place, message) for message in given.mistakes]
+    is_heir = "inherits_from" in own
+    mine = {*own, "architecture"} if own.keys() & {*OLD_KEYS} else {*own}
     try:
-        entries = with_architecture(with_inherited(sound, name))
-        Configuration.model_validate(entries)
-    except PlanError as error:
-        return [PlanMistake(f"configurations.{name}", error.message.removeprefix("plans.json: "))]
+        Configuration.model_validate(given.entries)
     except ValidationError as error:
-        own = sound[name]
-        is_heir = "inherits_from" in own
-        return [
-            PlanMistake(f"configurations.{name}.{where}", what)
+        mistakes += [
+            PlanMistake(f"{place}.{where}", what)
             for where, what in faults(error)
-            if not is_heir or where.partition(".")[0] in own
+            if (not is_heir or where.partition(".")[0] in mine)
+            and not (given.mistakes and where == "architecture")
         ]
-    return []
+    return mistakes
 
 
 def plan_error(mistakes: list[PlanMistake]) -> PlanError:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.domain.old_plans import OLD_KEYS
-from core.domain.plan import Plan
+from core.domain.plan import Plan, form_mistakes
 from core.errors import PlanError
 from tests.planned import LIVER, plan
 
@@ -78,3 +78,22 @@ def test_nonsense_in_an_old_plan_is_named(key: str, value: object, sentence: str
 
     with pytest.raises(PlanError, match=sentence):
         checked_plan(json.dumps(values))
+
+
+def test_what_is_missing_of_an_old_network_does_not_hide_other_mistakes() -> None:
+    values = aged(plan(LIVER).to_json())
+    del values["configurations"]["2d"]["conv_kernel_sizes"]
+    values["configurations"]["2d"]["batch_size"] = 0
+
+    places = [mistake.where for mistake in form_mistakes(values)]
+
+    assert places == ["configurations.2d", "configurations.2d.batch_size"]
+
+
+def test_nonsense_in_an_old_entry_of_an_heir_is_its_mistake() -> None:
+    values = aged(plan(LIVER).to_json())
+    values["configurations"]["heir"] = {"inherits_from": "2d", "conv_kernel_sizes": "wide"}
+
+    (mistake,) = form_mistakes(values)
+
+    assert mistake.where == "configurations.heir.architecture.arch_kwargs.kernel_sizes"

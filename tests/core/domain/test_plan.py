@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.plan import Plan, form_mistakes, with_inherited
+from core.domain.inheritance import with_inherited
+from core.domain.plan import Plan, form_mistakes
 from core.errors import PlanError
 from tests.planned import HIPPOCAMPUS, LIVER, plan
 
@@ -78,6 +79,16 @@ def test_all_mistakes_of_form_are_named_at_once() -> None:
         "configurations.2d.patch_size.1",
         "configurations.3d_lowres.batch_size",
         "configurations.3d_fullres.spacing",
+    ]
+
+
+def test_what_a_configuration_inherits_from_does_not_hide_its_own_mistakes() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"]["odd"] = {"inherits_from": "missing", "batch_size": 0}
+
+    assert [mistake.where for mistake in form_mistakes(values)] == [
+        "configurations.odd",
+        "configurations.odd.batch_size",
     ]
 
 
