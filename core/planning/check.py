@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from core.domain.checked import unknown
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import IntensityProperties
 from core.domain.names import (
@@ -24,9 +25,10 @@ from core.domain.plan import (
     form_mistakes,
     plan_error,
 )
-from core.domain.plan_check import configuration_mistakes, transposition_mistakes, unknown
+from core.domain.plan_check import Intensities, configuration_mistakes, transposition_mistakes
 from core.domain.record import parse_json
 from core.errors import PlanError
+from core.planning.salvage import salvaged
 
 ALIKE: Final = 0.8
 """How similar an unknown key must be to a known one to be taken for a slip of the pen, from 0 to 1."""
@@ -71,26 +73,32 @@ def plan_mistakes(
         message = f"there are {len(configurations)}; at most {MOST_CONFIGURATIONS} are taken: leave some out"
         return [PlanMistake("configurations", message)]
     mistakes = [*_slips("", values, PLAN_KEYS), *form_mistakes(values)]
-    wrong_entries = {mistake.where.partition(".")[0] for mistake in mistakes}
-    if not wrong_entries & {"transpose_forward", "transpose_backward"}:
-        mistakes += transposition_mistakes(values["transpose_forward"], values["transpose_backward"])
-    if "image_reader_writer" not in wrong_entries:
+    wrong = {mistake.where.partition(".")[0] for mistake in mistakes}
+    orders = (None if key in wrong else values[key] for key in ("transpose_forward", "transpose_backward"))
+    mistakes += transposition_mistakes(*orders)
+    if "image_reader_writer" not in wrong:
         mistakes += reader_mistakes(values["image_reader_writer"], description)
     if not isinstance(configurations, dict):
         return mistakes
-    for name, entries in configurations.items():
+    sound = {name: entries for name, entries in configurations.items() if isinstance(entries, dict)}
+    found = {name: _contradictions(values, sound, name, description) for name in sound}
+    for name in configurations:
         place = f"configurations.{name}"
-        mistakes += _name_mistakes(name, entries)
-        if isinstance(entries, dict):
-            mistakes += _slips(place, entries, CONFIGURATION_KEYS)
-        if not any(mistake.where.startswith(place) for mistake in mistakes):
-            inherited = _contradictions(values, entries.get("inherits_from"), description)
-            mistakes += [
-                PlanMistake(f"{place}.{found.where}", found.message)
-                for found in _contradictions(values, name, description)
-                if found not in inherited
-            ]
+        mistakes += _name_mistakes(place, name, sound.get(name, {}))
+        mistakes += _slips(place, sound.get(name, {}), CONFIGURATION_KEYS)
+        inherited = found.get(_parent(sound.get(name, {})), [])
+        mistakes += [
+            PlanMistake(f"{place}.{one.where}", one.message)
+            for one in found.get(name, [])
+            if one not in inherited
+        ]
     return mistakes
+
+
+def _parent(entries: Mapping[str, Any]) -> str:
+    """Return the name of the configuration that another one inherits from; empty for none."""
+    parent = entries.get("inherits_from")
+    return parent if isinstance(parent, str) else ""
 
 
 def _slips(place: str, entries: Mapping[str, Any], known: Collection[str]) -> Iterator[PlanMistake]:
@@ -102,13 +110,12 @@ def _slips(place: str, entries: Mapping[str, Any], known: Collection[str]) -> It
             )
 
 
-def _name_mistakes(name: str, entries: Any) -> Iterator[PlanMistake]:
+def _name_mistakes(place: str, name: str, entries: Mapping[str, Any]) -> Iterator[PlanMistake]:
     """Report names that folders could not have, of a configuration and of its preprocessed cases."""
-    place = f"configurations.{name}"
     mistake = configuration_name_mistake(name)
     if mistake is not None:
         yield PlanMistake(place, mistake)
-    identifier = entries.get("data_identifier") if isinstance(entries, dict) else None
+    identifier = entries.get("data_identifier")
     mistake = data_identifier_mistake(identifier) if isinstance(identifier, str) else None
     if mistake is not None:
         yield PlanMistake(f"{place}.data_identifier", mistake)
@@ -134,52 +141,50 @@ def reader_mistakes(reader: str, description: DatasetDescription | None) -> Iter
 
 
 def _contradictions(
-    values: Mapping[str, Any], name: str | None, description: DatasetDescription | None
+    values: Mapping[str, Any],
+    sound: Mapping[str, Mapping[str, Any]],
+    name: str,
+    description: DatasetDescription | None,
 ) -> list[PlanMistake]:
-    """Find what is wrong with a configuration whose form is right; places are within the configuration.
+    """Find what contradicts what in a configuration, and in what it inherits; places are within it.
 
-    One that cannot be resolved, because of a mistake in another one that it inherits from, has none.
+    Args:
+        values: The plan.
+        sound: Its configurations, as far as they are objects.
+        name: Of one of them.
+        description: Of the dataset, if it is to be compared.
     """
-    sound = {key: entries for key, entries in values["configurations"].items() if isinstance(entries, dict)}
-    whole = Plan.model_validate(_STANDING_IN | {"configurations": sound})
-    try:
-        chosen = None if name is None else whole.configuration(name)
-    except PlanError:
-        chosen = None
-    if name is None or chosen is None:
-        return []
+    chosen = salvaged(sound, name)
     return [
         *configuration_mistakes(
-            chosen, _intensities(values), None if description is None else description.channels
+            chosen.entries,
+            _intensities(values),
+            None if description is None else description.channels,
+            chosen.standing_in,
         ),
-        *_stage_mistakes(values["configurations"][name], whole, name),
+        *(mistake for mistake in _stage_mistakes(sound, name) if chosen.tells(mistake.where)),
     ]
 
 
-_STANDING_IN: Final[dict[str, Any]] = {
-    "image_reader_writer": "",
-    "transpose_forward": (0, 1, 2),
-    "transpose_backward": (0, 1, 2),
-    INTENSITIES: {},
-}
-"""Entries that no configuration depends on, so that each can be resolved whatever else is wrong."""
-
-
-def _intensities(values: Mapping[str, Any]) -> Mapping[str, IntensityProperties] | Collection[str]:
-    """Return the intensities of the foreground; of which the form is wrong, only whose there are."""
-    known = values.get(INTENSITIES) or values.get(OLD_INTENSITIES)
+def _intensities(values: Mapping[str, Any]) -> Intensities | None:
+    """Return the intensities of the foreground, as far as their form is right."""
+    known = values.get(INTENSITIES, values.get(OLD_INTENSITIES))
     if not isinstance(known, dict):
-        return ()
+        return None
+    return {channel: _properties(entries) for channel, entries in known.items()}
+
+
+def _properties(entries: Any) -> IntensityProperties | None:
     try:
-        return {channel: IntensityProperties.model_validate(entries) for channel, entries in known.items()}
+        return IntensityProperties.model_validate(entries)
     except ValidationError:
-        return known.keys()
+        return None
 
 
-def _stage_mistakes(own: Mapping[str, Any], plan: Plan, name: str) -> Iterator[PlanMistake]:
+def _stage_mistakes(sound: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[PlanMistake]:
     """Report stages of a cascade that do not exist, among a configuration's own entries."""
     for key in ("previous_stage", "next_stage"):
-        stages = own.get(key) or ()
-        for stage in (stages,) if isinstance(stages, str) else stages:
-            if stage not in plan.configurations or stage == name:
+        stages = sound[name].get(key)
+        for stage in stages if isinstance(stages, list) else [stages]:
+            if stage is not None and (stage not in [*sound] or stage == name):
                 yield PlanMistake(key, f"there is no other configuration {stage!r}")

@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.domain import names
-from core.domain.plan import PlanMistake
+from core.domain.plan import PlanMistake, form_mistakes
 from core.errors import PlanError
 from core.extensions import Group
 from core.planning.check import checked_plan, plan_mistakes
@@ -243,6 +243,99 @@ def test_mistakes_in_all_places_are_named_at_once() -> None:
 
     for mistake in ("DicomIO", "multiple of 128", "Conv4d", "4 channels (T1, T1ce, T2, FLAIR)"):
         assert mistake in caught.value.message
+
+
+def test_mistakes_of_form_do_not_hide_contradictions_beside_them() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values).update(
+        batch_size=0, patch_size=[41, 55, 40], normalization_schemes=["Foo"], resampling_fn_data="magic"
+    )
+    values["configurations"]["2d"]["spacing"] = [1, -1]
+    values["transpose_forward"] = [0, 0, 1]
+
+    assert {mistake.where for mistake in plan_mistakes(values)} == {
+        "transpose_forward",
+        "configurations.2d.spacing.1",
+        "configurations.3d_fullres.batch_size",
+        "configurations.3d_fullres.patch_size.0",
+        "configurations.3d_fullres.patch_size.1",
+        "configurations.3d_fullres.normalization_schemes",
+        "configurations.3d_fullres.resampling_fn_data",
+    }
+
+
+def test_a_configuration_is_checked_beside_one_whose_name_begins_alike() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"]["3d_fullres_bs4"] = {"inherits_from": "3d_fullres", "batch_size": "4"}
+    full(values)["resampling_fn_seg"] = "magic"
+
+    assert [mistake.where for mistake in plan_mistakes(values)] == [
+        "configurations.3d_fullres_bs4.batch_size",
+        "configurations.3d_fullres.resampling_fn_seg",
+    ]
+
+
+def test_both_orders_of_the_axes_are_looked_at() -> None:
+    values = plan(HIPPOCAMPUS).to_json() | {"transpose_forward": [0, 0, 1], "transpose_backward": [1, 1, 1]}
+    damaged = values | {"transpose_backward": "none"}
+
+    for edited in (values, damaged):
+        places = {mistake.where for mistake in plan_mistakes(edited)}
+        assert places == {"transpose_forward", "transpose_backward"}
+
+
+def test_what_is_wrong_with_a_network_does_not_hide_the_rest_of_it() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    full(values)["patch_size"] = [41, 56, 40]
+    arguments(values).update(features_per_stage="many", conv_op="Conv4d", n_conv_per_stage=[2])
+
+    assert {
+        mistake.where.removeprefix("configurations.3d_fullres.") for mistake in plan_mistakes(values)
+    } == {
+        "patch_size.0",
+        "architecture.arch_kwargs.features_per_stage",
+        "architecture.arch_kwargs.conv_op",
+        "architecture.arch_kwargs.n_conv_per_stage",
+    }
+
+
+def test_an_entry_of_the_wrong_form_under_its_other_name_is_named() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    del full(values)["architecture"]["_kw_requires_import"]
+    full(values)["architecture"]["kw_requires_import"] = [5]
+
+    (mistake,) = plan_mistakes(values)
+
+    assert mistake.where.startswith("configurations.3d_fullres.architecture.")
+
+
+def places_in(values: Any, place: str = "") -> Iterator[tuple[Values, str, str]]:
+    """Every entry of an object and of the objects in it: the object, the key and the dotted path."""
+    for key, entry in values.items():
+        yield values, key, f"{place}.{key}".lstrip(".")
+        if isinstance(entry, dict):
+            yield from places_in(entry, f"{place}.{key}")
+
+
+ENTRIES = [place for _, _, place in places_in(full(plan(HIPPOCAMPUS).to_json()))]
+
+
+@pytest.mark.parametrize("place", ENTRIES)
+@pytest.mark.parametrize("value", [object, None, -1, "odd", [], [[-1]], {}, {"strides": "x"}, True])
+def test_whatever_an_entry_is_only_mistakes_of_it_are_named(place: str, value: Any) -> None:
+    """Nothing that depends on a malformed entry is reported; `object` stands for an entry that is missing."""
+    values = plan(HIPPOCAMPUS).to_json()
+    owner, key = next((owner, key) for owner, key, path in places_in(full(values)) if path == place)
+    owner[key] = value
+    if value is object:
+        del owner[key]
+    before = {mistake.where for mistake in form_mistakes(values)}
+
+    found = {mistake.where for mistake in plan_mistakes(values)}
+
+    assert before <= found
+    if before:
+        assert all(where.startswith(f"configurations.3d_fullres.{place}") for where in found)
 
 
 def test_another_number_of_channels_is_named() -> None:
