@@ -253,7 +253,7 @@ def _configuration_mistakes(sound: Mapping[str, Mapping[str, Any]], name: str) -
     own, place = sound[name], f"configurations.{name}"
     given = resolved(sound, name)
     mistakes = [PlanMistake(place, message) for message in given.mistakes]
-    is_heir = "inherits_from" in own
+    is_heir = own.get("inherits_from") is not None
     mine = {*own, "architecture"} if own.keys() & {*OLD_KEYS} else {*own}
     try:
         Configuration.model_validate(given.entries)

@@ -129,3 +129,10 @@ def test_the_arguments_of_our_networks_are_not(name: str) -> None:
 
     assert "configurations.2d.architecture.arch_kwargs.n_stages" in places
     assert "configurations.2d.architecture.arch_kwargs.strides" in places
+
+
+def test_a_configuration_that_inherits_from_null_must_be_whole() -> None:
+    values = plan(HIPPOCAMPUS).to_json()
+    values["configurations"]["odd"] = {"inherits_from": None, "batch_size": 4}
+
+    assert "configurations.odd.patch_size" in {mistake.where for mistake in form_mistakes(values)}
