@@ -6,10 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from app.payloads import Checkpoint, ObjectRef, TrainPayload, WorkOrder
+from app.payloads import Beginning, Checkpoint, ObjectRef, TrainPayload, WorkOrder
 from app.storage import LocalStore
 from core.domain.model import CHECKPOINT_FILE
-from core.domain.training import TrainingSettings
+from core.domain.splits import Grouping
+from core.domain.training import Split, TrainingSettings
 from core.errors import CancelledError
 from core.training import checkpoint
 from core.training.loop import train_fold
@@ -151,3 +152,17 @@ def test_nothing_stays_of_a_training_that_has_ended(workspace: Workspace) -> Non
     workspace.clear_training(order(2), keep_last=False)
 
     assert not (workspace.folder / "trainings" / str(JOB)).exists()
+
+
+def test_splits_and_patients_come_from_the_store(workspace: Workspace, tmp_path: Path) -> None:
+    splits, patients = tmp_path / "splits", tmp_path / "patients"
+    splits.write_text('[{"train": ["a"], "val": ["b"]}]')
+    patients.write_text('{"a_1": "a", "b_1": "b"}')
+    refs = [workspace.store.put(f"trainings/{file.name}.json", file) for file in (splits, patients)]
+
+    own = training._splits(Beginning(splits=refs[0]), workspace)
+    grouping = training._splits(Beginning(patients=refs[1]), workspace)
+
+    assert own == (Split(train=("a",), val=("b",)),)
+    assert grouping == Grouping(patients={"a_1": "a", "b_1": "b"})
+    assert training._splits(Beginning(), workspace) is None
