@@ -106,7 +106,7 @@ def parse_json(text: str | bytes, name: str, error: type[DomainError]) -> dict[s
     if isinstance(text, str):
         text = text.removeprefix("\ufeff")  # A byte order mark, which some editors write.
     if not text.strip():
-        raise error(f"{name} is empty, which is no JSON; is it the right file?")
+        raise error(f"{name} is empty, which is no JSON; copy or write it again")
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # Half of a surrogate pair could be written nowhere.

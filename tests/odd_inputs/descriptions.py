@@ -39,7 +39,7 @@ def incomplete_and_damaged(raw: Path) -> None:
     cut(image(raw), 0.5)
 
 
-@odd("dataset.json empty", INVALID, names="dataset.json", says="not valid JSON")
+@odd("dataset.json empty", INVALID, names="dataset.json", says="is empty")
 def empty(raw: Path) -> None:
     _text(raw).write_text("")
 

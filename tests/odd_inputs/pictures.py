@@ -132,8 +132,17 @@ def tiff_complex(raw: Path) -> None:
     tifffile.imwrite(image(raw), np.zeros(STACK.shape, np.complex64))
 
 
-@odd("TIFF in color among stacks", "unreadable-image", names=TIFF, recipe=STACK)
+@odd(
+    "TIFF in color among stacks",
+    "label-geometry",
+    "constant-image",
+    "small-image",
+    names=TIFF,
+    says="shapes (z, y, x) differ",
+    recipe=STACK,
+)
 def tiff_color(raw: Path) -> None:
+    """Writers mark thin stacks as colors, so a color picture is read as a stack three voxels wide."""
     tifffile.imwrite(image(raw), np.zeros((*SIZE, 3), np.uint8), photometric="rgb")
 
 
