@@ -10,8 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from core.commands.data import convert, fingerprint, preprocess, verify
-from core.commands.models import evaluate, predict
+from core.commands.evaluation import evaluate
 from core.commands.plans import explain, move_plans, plan
+from core.commands.prediction import predict
 from core.commands.training import train
 from core.domain.record import describe
 from core.errors import DomainError

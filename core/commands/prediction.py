@@ -1,4 +1,4 @@
-"""`predict`, `evaluate`."""
+"""`predict`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,8 @@ from core.commands.options import (
     Device,
     Out,
     Precision,
-    figure,
     fold_of,
     observing,
-    read_description,
-    require_other,
 )
 from core.domain.model import PredictionOptions
 
@@ -50,21 +47,3 @@ def predict(
             model, input, out, options, observer, previous=previous, previous_model=previous_model
         )
     print(f"{count} cases segmented in {out}")
-
-
-def evaluate(
-    predictions: Annotated[Path, typer.Option(help="Folder of segmentations.")],
-    references: Annotated[Path, typer.Option(help="Folder of references, same file names.")],
-    dataset_json: Annotated[Path, typer.Option(help="dataset.json")],
-    out: Out,
-) -> None:
-    """Score segmentations against references."""
-    from core import pipeline
-
-    require_other(out, dataset_json)
-    with observing() as observer:
-        description = read_description(dataset_json)
-        report = pipeline.evaluate(predictions, references, description, out, observer)
-    for key, scores in report.mean.items():
-        print(f"{key}: Dice {figure(scores.dice)}")
-    print(f"foreground mean: Dice {figure(report.foreground_mean.dice)}")
