@@ -22,6 +22,12 @@ class DomainError(Exception):
         self.context = context
 
 
+class ArchiveError(DomainError):
+    """An archive is damaged, hostile or too large."""
+
+    kind = "invalid-archive"
+
+
 class DatasetError(DomainError):
     """A dataset folder or its dataset.json cannot be used as it is."""
 

@@ -20,7 +20,7 @@ from app.payloads import WorkOrder
 from app.storage import LocalStore, room_on_disk
 from core.domain.record import Record
 from core.errors import CancelledError, DomainError
-from worker.archive import ArchiveLimits
+from core.io.archive import ArchiveLimits
 from worker.observer import Message, PipeObserver
 from worker.process import DeathError
 from worker.workspace import Workspace

@@ -19,7 +19,7 @@ from app.queue import Queue, open_queue
 from app.services.transitions import announced
 from app.settings import GIB, Settings
 from app.storage import LocalStore
-from worker.archive import ArchiveLimits
+from core.io.archive import ArchiveLimits
 from worker.process import Child
 from worker.workspace import Workspace
 

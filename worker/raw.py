@@ -12,7 +12,8 @@ from core.domain.dataset import DatasetProblem
 from core.domain.problems import counted, problem, some
 from core.domain.progress import Observer
 from core.domain.record import write_json
-from worker.archive import MORE_ROOM, ArchiveLimits, dataset_root, unpack
+from core.io.archive import ArchiveLimits
+from worker.archive import MORE_ROOM, dataset_root, unpack
 
 RAW_VERSION = 2
 """Raised when the same archive becomes another dataset, so that one which was made before is not used."""

@@ -21,8 +21,7 @@ from app.storage import StoreError
 from core import pipeline
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import Observer
-from core.errors import DatasetError
-from worker.archive import ArchiveError
+from core.errors import ArchiveError, DatasetError
 from worker.observer import Message, PipeObserver, result_message
 from worker.planning import plan
 from worker.preprocessed import preprocessed_here

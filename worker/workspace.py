@@ -16,7 +16,8 @@ from app.storage import LocalStore, StoreError, copy_hashing
 from core.domain.model import CHECKPOINT_FILE
 from core.domain.progress import Observer, Progress
 from core.errors import CancelledError
-from worker.archive import ArchiveLimits, dataset_root
+from core.io.archive import ArchiveLimits
+from worker.archive import dataset_root
 from worker.raw import RAW_VERSION, build_raw
 from worker.shared import PARTIAL_SUFFIX, held, lock_of, locked
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.storage import LocalStore
 from core.domain.progress import SilentObserver
-from worker.archive import ArchiveLimits
+from core.io.archive import ArchiveLimits
 from worker.cleaning import STALE_SECONDS, UNUSED_SECONDS, clean_scratch
 from worker.shared import lock_of
 from worker.workspace import DATASET_SUFFIX, Workspace

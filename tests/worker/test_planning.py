@@ -10,8 +10,8 @@ from app.payloads import PlanPayload, PlanResult, WorkOrder
 from app.storage import LocalStore
 from core.domain.progress import SilentObserver
 from core.errors import PlanError
+from core.io.archive import ArchiveLimits
 from tests.factories import STANDARD, make_dataset, zip_folder
-from worker.archive import ArchiveLimits
 from worker.planning import plan
 from worker.workspace import Workspace
 

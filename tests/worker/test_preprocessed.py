@@ -11,10 +11,10 @@ from app.storage import LocalStore
 from core.domain.progress import Progress, SilentObserver
 from core.domain.record import write_json
 from core.errors import CancelledError
+from core.io.archive import ArchiveLimits
 from core.io.case_store import CaseStore
 from tests.factories import Recipe, case_name, make_dataset, make_phantom, write_case, zip_folder
 from tests.plans import small_plan
-from worker.archive import ArchiveLimits
 from worker.preprocessed import preprocessed_here, preprocessing_digest
 from worker.tasks import preprocess
 from worker.workspace import Workspace, is_readable

@@ -17,9 +17,9 @@ from app.storage import LocalStore
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver
 from core.errors import DatasetError
+from core.io.archive import ArchiveLimits
 from tests.factories import case_name, make_dataset, make_phantom, write_array, zip_folder
 from tests.older_layouts import FOUR_AXES, OBLIQUE, make_older, older_json
-from worker.archive import ArchiveLimits
 from worker.raw import CONVERSION_FILE, conversion_of
 from worker.tasks import ingest
 from worker.workspace import Workspace

@@ -12,11 +12,11 @@ from core.domain.model import CHECKPOINT_FILE
 from core.domain.splits import Grouping
 from core.domain.training import Split, TrainingSettings
 from core.errors import CancelledError
+from core.io.archive import ArchiveLimits
 from core.training import checkpoint
 from core.training.loop import train_fold
 from tests.core.training.test_loop import Listener, setup_in
 from worker import training
-from worker.archive import ArchiveLimits
 from worker.observer import CheckpointObserver, PipeObserver
 from worker.workspace import Workspace
 

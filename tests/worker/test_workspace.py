@@ -9,8 +9,9 @@ import pytest
 from app.payloads import IngestPayload, ObjectRef, WorkOrder
 from app.storage import LocalStore, StoreError
 from core.domain.progress import SilentObserver
+from core.errors import ArchiveError
+from core.io.archive import ArchiveLimits
 from tests.factories import make_dataset, zip_folder
-from worker.archive import ArchiveError, ArchiveLimits
 from worker.shared import lock_of, remove_unused
 from worker.workspace import Workspace
 
