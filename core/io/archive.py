@@ -82,7 +82,7 @@ def unpack(
         OSError: The disk is full, or would be, which is seen before anything is written.
     """
     try:
-        _require_few_entries(archive, limits)
+        require_few_entries(archive, limits.files)
         with zipfile.ZipFile(archive) as opened:
             _require_apart(opened.infolist(), opened.start_dir)
             checked = _checked(opened.infolist(), archive.stat().st_size, limits)
@@ -120,7 +120,7 @@ def _require_room(folder: Path, needed: int) -> None:
         )
 
 
-def _require_few_entries(archive: Path, limits: ArchiveLimits) -> None:
+def require_few_entries(archive: Path, most: int) -> None:
     """Count entries before zipfile takes all of them into memory, without believing the written count."""
     with archive.open("rb") as file:
         start, size = _directory(file)
@@ -131,8 +131,8 @@ def _require_few_entries(archive: Path, limits: ArchiveLimits) -> None:
             if signature != ENTRY_START:
                 raise ArchiveError("the directory of the archive is damaged; make the zip anew")
             count += 1
-            if count > limits.files:
-                raise ArchiveError(f"the archive holds more than {limits.files} files; leave some out")
+            if count > most:
+                raise ArchiveError(f"the archive holds more than {most} files; leave some out")
             file.seek(sum(lengths), 1)
             read += ENTRY.size + sum(lengths)
 
