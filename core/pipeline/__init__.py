@@ -11,11 +11,11 @@ from core.pipeline.data import (
     preprocessing_digest,
     verify,
 )
+from core.pipeline.evaluation import evaluate
 from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset, reader_of
 from core.pipeline.prediction import (
     PredictionFiles,
     PredictionSummary,
-    evaluate,
     input_reader,
     load,
     predict_files,

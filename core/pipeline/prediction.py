@@ -1,4 +1,4 @@
-"""Segment images, and score segmentations."""
+"""Segment images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from core.domain.dataset import DatasetDescription
 from core.domain.model import PredictionOptions
 from core.domain.progress import Observer, Progress, QuietObserver
-from core.domain.record import require_writable, write_json
-from core.domain.report import EvaluationReport
 from core.errors import DatasetError, ImageError, ModelError
 from core.io.cases import (
     CaseFiles,
@@ -19,7 +16,6 @@ from core.io.cases import (
 from core.io.image import LabelArray, disagreement
 from core.io.placement import copy_placement
 from core.io.readers import (
-    choose_reader,
     read_header,
     read_image,
     read_labels,
@@ -221,27 +217,6 @@ def _require_all(previous: Path, cases: Sequence[CaseFiles]) -> None:
             f"{', '.join(missing[:MOST_NAMED])}{' …' * (len(missing) > MOST_NAMED)}; they should be in {previous}",
             cases=list(missing),
         )
-
-
-def evaluate(
-    predictions: Path, references: Path, description: DatasetDescription, out: Path, observer: Observer
-) -> EvaluationReport:
-    """Score the segmentations of a folder and write summary.json.
-
-    Raises:
-        DatasetError: The files of the two folders do not match.
-        ImageError: A file cannot be read, or shapes differ.
-        OSError: The summary cannot be written, which is seen before anything is scored.
-    """
-    from core.evaluation.evaluate import evaluate_files, file_pairs
-
-    require_writable(out)
-    pairs = file_pairs(predictions, references, description.file_ending, is_partial=False)
-    reader = choose_reader(description, pairs[0].reference, permissive=True)
-    report = evaluate_files(pairs, description.label_set(), reader, observer)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, report.to_json(), sort_keys=True)
-    return report
 
 
 def input_reader(preferred: str, path: Path) -> str:
