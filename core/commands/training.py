@@ -1,12 +1,11 @@
-"""`train`: settings from a file and from options, observers, and the one verb that it calls."""
+"""`train`: an order made of what the command line says, observers, and the one verb that it calls."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
 from pydantic import ValidationError
 
 from core.commands.options import (
@@ -20,6 +19,22 @@ from core.commands.options import (
     observing,
     read_plan,
     read_text,
+)
+from core.commands.training_options import (
+    Epochs,
+    FoldName,
+    GoesFurther,
+    GroupBy,
+    Iterations,
+    Model,
+    Preprocessed,
+    Pretrained,
+    PretrainedFold,
+    PreviousModel,
+    Seed,
+    SettingsFile,
+    SplitsFile,
+    TensorboardFolder,
 )
 from core.domain.model import fold_name
 from core.domain.plan import ConfigurationName, Plan
@@ -38,68 +53,40 @@ def train(
     raw: Raw,
     plans: Plans,
     configuration: Configuration,
-    out: Annotated[Path, typer.Option(help="Model folder; an interrupted training in it goes on.")],
-    fold: Annotated[str, typer.Option(help="0, 1, … or all.")] = "0",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
-    validation_iterations_per_epoch: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    settings: Annotated[
-        Path | None, typer.Option(help="JSON file of settings, see docs/training.md; options go before it.")
-    ] = None,
-    goes_further: Annotated[  # noqa: FBT002 - a switch
-        bool, typer.Option("--continue", help="Go on with more epochs than the training was begun with.")
-    ] = False,
-    preprocessed: Annotated[
-        Path | None, typer.Option(help="Folder of preprocessed cases; made in the model folder if not given.")
-    ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="JSON list of splits; by default splits_final.json of the dataset.")
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep the cases of a patient together: an expression whose first group is the patient in a case "
-            "identifier, such as '^([^_]+)_', or a .json file of cases, each with its patient."
-        ),
-    ] = None,
-    pretrained: Annotated[
-        Path | None,
-        typer.Option(
-            help="Begin with these weights: a model folder, ours or official, or a file of weights."
-        ),
-    ] = None,
-    pretrained_fold: Annotated[
-        str | None, typer.Option(help="Which fold of the pretrained model; its first if not given.")
-    ] = None,
-    previous: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a later stage of a cascade: model folder of the stage before, of which every fold is trained."
-        ),
-    ] = None,
+    out: Model,
+    fold: FoldName = "0",
+    epochs: Epochs = None,
+    iterations_per_epoch: Iterations = None,
+    validation_iterations_per_epoch: Iterations = None,
+    seed: Seed = None,
+    settings: SettingsFile = None,
+    goes_further: GoesFurther = False,  # noqa: FBT002 - a switch
+    preprocessed: Preprocessed = None,
+    splits: SplitsFile = None,
+    group_by: GroupBy = None,
+    pretrained: Pretrained = None,
+    pretrained_fold: PretrainedFold = None,
+    previous: PreviousModel = None,
     precision: Precision = "auto",
     device: Device = "auto",
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for TensorBoard, which shows each epoch in it.")
-    ] = None,
+    tensorboard: TensorboardFolder = None,
 ) -> None:
     """Train one configuration on one fold, then segment and score its validation cases."""
     from core import pipeline
 
-    values = {
-        "epochs": epochs,
-        "iterations_per_epoch": iterations_per_epoch,
-        "validation_iterations_per_epoch": validation_iterations_per_epoch,
-        "seed": seed,
-    }
     plan = read_plan(plans)
     order = pipeline.TrainOrder(
         raw=raw,
         plan=plan,
         configuration=configuration,
         fold=fold_of(fold),
-        settings=_settings(settings, {key: value for key, value in values.items() if value is not None}),
+        settings=_settings(
+            settings,
+            epochs=epochs,
+            iterations_per_epoch=iterations_per_epoch,
+            validation_iterations_per_epoch=validation_iterations_per_epoch,
+            seed=seed,
+        ),
         model=out,
         preprocessed=preprocessed,
         splits=_splits(splits, group_by),
@@ -111,19 +98,27 @@ def train(
         outside=True,
         goes_further=goes_further,
     )
+    _carry_out(order, tensorboard)
+
+
+def _carry_out(order: "TrainOrder", tensorboard: Path | None) -> None:
+    """Train while somebody watches, and print the score."""
+    from core import pipeline
+
     with observing() as observer, _also_shown(tensorboard, order, observer) as both:
         report = pipeline.train(order, both)
     if pipeline.is_first_process():
         print(f"mean foreground Dice of the validation cases: {figure(report.foreground_mean.dice)}")
 
 
-def _settings(path: Path | None, given: Mapping[str, Any]) -> TrainingSettings:
-    """Read the settings of a file, of which the options on the command line replace some.
+def _settings(path: Path | None, **options: int | None) -> TrainingSettings:
+    """Read the settings of a file, of which the options that were given on the command line replace some.
 
     Raises:
         TrainingError: There is no such setting, or it cannot have this value; every one is named.
     """
     written = {} if path is None else parse_json(read_text(path), path.name, TrainingError)
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         return TrainingSettings.model_validate_json(json.dumps({**written, **given}))
     except ValidationError as error:
