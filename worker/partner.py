@@ -19,7 +19,7 @@ from worker.observer import PipeObserver, result_message
 
 
 class Task(Record):
-    """One fold to train, from files of this machine; see `core.pipeline.TrainOrder`."""
+    """One fold to train, from files of this machine: what `core.pipeline.TrainOrder` says, as JSON can say it."""
 
     raw: Path
     plan: Plan
@@ -36,7 +36,7 @@ class Task(Record):
     goes_further: bool = False
 
     def order(self) -> pipeline.TrainOrder:
-        """Return it as the engine takes it.
+        """Return it as the engine takes it: the same by the same names, but for weights, which are read.
 
         Raises:
             ModelError: There are no weights that can be read.
@@ -47,20 +47,7 @@ class Task(Record):
             initial = pipeline.start_weights(
                 self.pretrained, fold=None, raw=self.raw, plan=self.plan, configuration=self.configuration
             )
-        return pipeline.TrainOrder(
-            raw=self.raw,
-            plan=self.plan,
-            configuration=self.configuration,
-            fold=self.fold,
-            settings=self.settings,
-            model=self.model,
-            preprocessed=self.preprocessed,
-            threads=self.threads,
-            splits=self.splits,
-            previous=self.previous,
-            pretrained=initial,
-            goes_further=self.goes_further,
-        )
+        return pipeline.TrainOrder(**(dict(self) | {"pretrained": initial}))
 
 
 class Shared(Record):

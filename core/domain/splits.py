@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -135,6 +135,15 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def split_between(case_ids: Iterable[CaseId], validating: Collection[CaseId]) -> Split:
+    """Return a split of all cases by those that validate, in the order of the identifiers."""
+    ordered = sorted(case_ids)
+    return Split(
+        train=tuple(case for case in ordered if case not in validating),
+        val=tuple(case for case in ordered if case in validating),
+    )
+
+
 def grouped_cross_validation(patients: Patients, folds: int) -> tuple[Split, ...]:
     """Deal patients into folds: each validates in exactly one, with all its cases.
 
@@ -160,7 +169,7 @@ def grouped_cross_validation(patients: Patients, folds: int) -> tuple[Split, ...
     validating: list[set[CaseId]] = [set() for _ in range(folds)]
     for patient in sorted(cases, key=lambda one: (-len(cases[one]), _drawn(one))):
         min(validating, key=len).update(cases[patient])
-    return tuple(_split(patients, part) for part in validating)
+    return tuple(split_between(patients, part) for part in validating)
 
 
 def grouped_split(patients: Patients, fold: int) -> Split:
@@ -178,7 +187,7 @@ def grouped_split(patients: Patients, fold: int) -> Split:
     for patient in others[:-1]:
         if len(validating) + len(cases[patient]) <= most:
             validating.update(cases[patient])
-    return _split(patients, validating)
+    return split_between(patients, validating)
 
 
 def _by_patient(patients: Patients) -> dict[str, list[CaseId]]:
@@ -192,15 +201,6 @@ def _by_patient(patients: Patients) -> dict[str, list[CaseId]]:
 def _drawn(text: str) -> bytes:
     """Return what looks like chance, and is the same for the same text."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-
-
-def _split(patients: Patients, validating: set[CaseId]) -> Split:
-    """Return a split in the order of the identifiers."""
-    ordered = sorted(patients)
-    return Split(
-        train=tuple(case for case in ordered if case not in validating),
-        val=tuple(case for case in ordered if case in validating),
-    )
 
 
 def require_known_cases(splits: Sequence[Split], case_ids: Sequence[CaseId]) -> None:

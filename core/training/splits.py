@@ -12,6 +12,7 @@ from core.domain.splits import (
     grouped_split,
     parse_splits,
     require_known_cases,
+    split_between,
 )
 from core.domain.training import Fold, Split
 from core.errors import TrainingError
@@ -47,14 +48,8 @@ def cross_validation(case_ids: Sequence[CaseId], folds: int = FOLDS, seed: int =
         )
     shuffled = np.arange(len(ordered))
     _generator(seed).shuffle(shuffled)
-    validating = [set(part.tolist()) for part in np.array_split(shuffled, folds)]
-    return tuple(
-        Split(
-            train=tuple(case for index, case in enumerate(ordered) if index not in part),
-            val=tuple(case for index, case in enumerate(ordered) if index in part),
-        )
-        for part in validating
-    )
+    parts = np.array_split(shuffled, folds)
+    return tuple(split_between(ordered, {ordered[index] for index in part}) for part in parts)
 
 
 def read_splits(path: Path) -> tuple[Split, ...] | None:

@@ -23,27 +23,31 @@ LABELS = label_set({"background": 0, "block": 1, "seed": 2}, None)
 REGIONS = label_set({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
 
 
-def case_of(
-    voxels_czyx: FloatArray, labels_zyx: LabelArray | None, labels: LabelSet = LABELS
-) -> PreprocessedCase:
-    shape: Shape = (voxels_czyx.shape[1], voxels_czyx.shape[2], voxels_czyx.shape[3])
+def uncropped(shape: Shape) -> CaseProperties:
+    """What is known of a case of which nothing was cropped or resampled, with voxels of 1 mm."""
     geometry = Geometry(
         spacing=(1, 1, 1),
         file_spacing_xyz=(1, 1, 1),
         origin_xyz=(0, 0, 0),
         direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
     )
-    properties = CaseProperties(
+    return CaseProperties(
         geometry=geometry,
         spacing=(1, 1, 1),
         shape_before_cropping=shape,
         bbox_used_for_cropping=((0, shape[0]), (0, shape[1]), (0, shape[2])),
         shape_after_cropping_and_before_resampling=shape,
     )
+
+
+def case_of(
+    voxels_czyx: FloatArray, labels_zyx: LabelArray | None, labels: LabelSet = LABELS
+) -> PreprocessedCase:
+    shape = (voxels_czyx.shape[1], voxels_czyx.shape[2], voxels_czyx.shape[3])
     wanted = [*labels.foreground_heads, *([] if labels.ignore is None else [labels.annotated])]
     shown_zyx = np.full(shape, -9) if labels_zyx is None else labels_zyx
     locations = {label_key(head): voxels_of(np.isin(shown_zyx, head)) for head in wanted}
-    return PreprocessedCase(voxels_czyx, labels_zyx, properties, locations)
+    return PreprocessedCase(voxels_czyx, labels_zyx, uncropped(shape), locations)
 
 
 def block_with_seed(number: int, labels: LabelSet = LABELS) -> PreprocessedCase:

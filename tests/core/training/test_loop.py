@@ -15,11 +15,11 @@ from core.domain.plan import Configuration
 from core.domain.progress import Progress
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
-from core.io.case_store import CaseProperties, PreprocessedCase
-from core.io.image import Geometry
+from core.io.case_store import PreprocessedCase
 from core.training import checkpoint
 from core.training.course import smoothed
 from core.training.loop import FoldSetup, train_fold
+from tests.core.training.setups import uncropped
 from tests.factories import voxels_of
 
 LABELS = label_set({"background": 0, "ball": 1}, None)
@@ -59,23 +59,10 @@ def ball(seed: int) -> PreprocessedCase:
     z, y, x = np.ogrid[:12, :12, :12]
     labels_zyx = ((z - 6) ** 2 + (y - 6) ** 2 + (x - 5 - seed) ** 2 < 16).astype(np.int16)
     noise_zyx = np.random.default_rng(seed).normal(size=labels_zyx.shape)
-    geometry = Geometry(
-        spacing=(1, 1, 1),
-        file_spacing_xyz=(1, 1, 1),
-        origin_xyz=(0, 0, 0),
-        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
-    )
-    properties = CaseProperties(
-        geometry=geometry,
-        spacing=(1, 1, 1),
-        shape_before_cropping=(12, 12, 12),
-        bbox_used_for_cropping=((0, 12), (0, 12), (0, 12)),
-        shape_after_cropping_and_before_resampling=(12, 12, 12),
-    )
     return PreprocessedCase(
         voxels_czyx=(2 * labels_zyx + 0.3 * noise_zyx)[None].astype(np.float32),
         labels_zyx=labels_zyx,
-        properties=properties,
+        properties=uncropped((12, 12, 12)),
         locations={label_key(1): voxels_of(labels_zyx > 0)},
     )
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from core.domain.geometry import Shape
 from core.domain.labels import label_key, label_set
-from core.io.case_store import CaseProperties, PreprocessedCase
-from core.io.image import Geometry, LabelArray
+from core.io.case_store import PreprocessedCase
+from core.io.image import LabelArray
 from core.training.positions import draw_centre, draw_start, forced_from, read_box, start_bounds
+from tests.core.training.setups import uncropped
 from tests.factories import voxels_of
 
 LABELS = label_set({"background": 0, "large": 1, "small": 2, "absent": 3}, None)
@@ -24,24 +25,11 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def case_of(labels_zyx: LabelArray, keys: dict[str, list[int]]) -> PreprocessedCase:
     """A case whose locations are all voxels of the labels under each key."""
-    shape: Shape = (labels_zyx.shape[0], labels_zyx.shape[1], labels_zyx.shape[2])
-    geometry = Geometry(
-        spacing=(1, 1, 1),
-        file_spacing_xyz=(1, 1, 1),
-        origin_xyz=(0, 0, 0),
-        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
-    )
-    properties = CaseProperties(
-        geometry=geometry,
-        spacing=(1, 1, 1),
-        shape_before_cropping=shape,
-        bbox_used_for_cropping=((0, shape[0]), (0, shape[1]), (0, shape[2])),
-        shape_after_cropping_and_before_resampling=shape,
-    )
+    shape = (labels_zyx.shape[0], labels_zyx.shape[1], labels_zyx.shape[2])
     return PreprocessedCase(
         voxels_czyx=np.zeros((1, *shape), np.float32),
         labels_zyx=labels_zyx,
-        properties=properties,
+        properties=uncropped(shape),
         locations={key: voxels_of(np.isin(labels_zyx, values)) for key, values in keys.items()},
     )
 
