@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from core.commands.data import convert, fingerprint, preprocess, verify
 from core.commands.evaluation import evaluate
+from core.commands.exchange import export_model, import_model
 from core.commands.plans import explain, move_plans, plan
 from core.commands.prediction import predict
 from core.commands.training import train
@@ -27,7 +28,20 @@ verbs = typer.Typer(
     pretty_exceptions_enable=False,
     help="Analyse a dataset, plan, preprocess, train, predict and evaluate, without the service.",
 )
-for _verb in (plan, explain, move_plans, fingerprint, verify, convert, preprocess, train, predict, evaluate):
+for _verb in (
+    plan,
+    explain,
+    move_plans,
+    fingerprint,
+    verify,
+    convert,
+    preprocess,
+    train,
+    predict,
+    evaluate,
+    import_model,
+    export_model,
+):
     verbs.command()(_verb)
 
 

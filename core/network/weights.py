@@ -91,6 +91,29 @@ def _with_numbers(state_dict: Mapping[str, Tensor], prefix: str) -> Iterator[tup
     yield from numbered
 
 
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Say how two sets of tensors differ, one example each; nothing where they agree.
+
+    Args:
+        expected: Of a network; without memory for values.
+        found: Of a file.
+    """
+    faults = []
+    missing, superfluous = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing:
+        faults.append(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if superfluous:
+        faults.append(f"{len(superfluous)} tensors are unknown, such as {superfluous[0]}")
+    reshaped = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    if reshaped:
+        key = reshaped[0]
+        faults.append(
+            f"{len(reshaped)} tensors have another shape, such as {key}: "
+            f"{list(found[key].shape)} instead of {list(expected[key].shape)}"
+        )
+    return faults
+
+
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same values; what is not a number equals itself."""
     if one.shape != other.shape or one.dtype != other.dtype:

@@ -12,6 +12,7 @@ from core.pipeline.data import (
     verify,
 )
 from core.pipeline.evaluation import evaluate
+from core.pipeline.exchange import export_model, import_model
 from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset, reader_of
 from core.pipeline.prediction import (
     PredictionFiles,
@@ -38,8 +39,10 @@ __all__ = [
     "convert",
     "default_workers",
     "evaluate",
+    "export_model",
     "find_checkpoint",
     "fingerprint",
+    "import_model",
     "input_reader",
     "is_first_process",
     "is_older",

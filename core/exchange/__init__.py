@@ -1,0 +1,1 @@
+"""Trained models in and out: official ones and ours, read without running what they name."""
