@@ -91,7 +91,8 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     from core.training.augmentations import prediction_mirror_axes
     from core.training.cascade import previous_files, require_previous
     from core.training.distributed import own_device
-    from core.training.loop import FoldSetup, train_fold
+    from core.training.fold import FoldSetup
+    from core.training.loop import train_fold
 
     order = replace(order, device=own_device(order.device, ranks))
     description = read_description(order.raw)

@@ -18,7 +18,8 @@ from core.errors import CancelledError, TrainingError
 from core.io.case_store import PreprocessedCase
 from core.training import checkpoint
 from core.training.course import smoothed
-from core.training.loop import FoldSetup, train_fold
+from core.training.fold import FoldSetup
+from core.training.loop import train_fold
 from tests.core.training.setups import uncropped
 from tests.factories import voxels_of
 

@@ -10,7 +10,8 @@ import torch
 from core.domain.labels import label_set
 from core.domain.training import TrainingSettings
 from core.training.distributed import joined
-from core.training.loop import FoldSetup, train_fold
+from core.training.fold import FoldSetup
+from core.training.loop import train_fold
 from tests.core.training.test_loop import CONFIGURATION, Listener, ball
 
 STEPS = 20

@@ -1,0 +1,120 @@
+"""What one fold is trained from, and the state in which its training begins: fresh, or that of its checkpoint."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from core.domain.dataset import CaseId
+from core.domain.labels import LabelSet
+from core.domain.model import PrecisionName
+from core.domain.plan import Configuration
+from core.domain.stages import input_channels
+from core.domain.training import TrainingSettings
+from core.errors import TrainingError
+from core.io.case_store import PreprocessedCase
+from core.network.device import choose_device, choose_precision, is_possible
+from core.network.unet import build_network
+from core.training import checkpoint
+from core.training.pretrained import StartWeights, begin_with
+from core.training.ranks import ALONE, Ranks
+from core.training.step import TrainingState, make_training_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSetup:
+    """Everything that one fold is trained from."""
+
+    training_cases: Mapping[CaseId, PreprocessedCase]
+    """Memory-mapped, as those below."""
+
+    validation_cases: Mapping[CaseId, PreprocessedCase]
+    """May be empty; then epochs are not validated."""
+
+    configuration: Configuration
+    labels: LabelSet
+    settings: TrainingSettings
+
+    folder: Path
+    """Of the fold, in the folder of the model; a training that was interrupted in it goes on."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto takes a GPU if there is one."""
+
+    precision: PrecisionName | Literal["auto"] = "auto"
+    """Number format of the network; auto takes the device's best."""
+
+    ranks: Ranks = ALONE
+    """The processes that train the fold together; all of them read the same files."""
+
+    initial: StartWeights | None = None
+    """Weights to begin with instead of drawn ones; of no use to a training that goes on from its checkpoint."""
+
+    goes_further: bool = False
+    """Whether a training that was begun may be given more epochs than it was begun with."""
+
+
+def begin(setup: FoldSetup) -> TrainingState:
+    """Return a fresh state, or the one that the folder's checkpoint holds.
+
+    A training goes on in the number format that it began in, unless its new device has none such.
+
+    Raises:
+        TrainingError: The checkpoint is damaged, or belongs to a training with other settings.
+    """
+    _require_enough_samples(setup)
+    found = checkpoint.read(setup.folder)
+    device = choose_device(setup.device)
+    precision = choose_precision(setup.precision, device).name
+    if found is not None and setup.precision == "auto" and is_possible(found[0].precision, device):
+        precision = found[0].precision
+    network = build_network(
+        setup.configuration.architecture,
+        input_channels(setup.configuration, setup.labels),
+        len(setup.labels.heads),
+        seed=setup.settings.seed,
+    )
+    pretrained = begin_with(network, setup.initial, None if found is None else found[0])
+    state = make_training_state(network, setup.settings, precision, device, setup.ranks)
+    state = replace(state, pretrained=pretrained)
+    if found is not None:
+        record, tensors = found
+        _require_same_settings(record.settings, setup)
+        checkpoint.restore(state, record, tensors)
+    started = {"epoch": state.epoch, "epochs": setup.settings.epochs}
+    log.info("training begins", extra=started | {"precision": precision, "device": device.type})
+    return state
+
+
+def _require_enough_samples(setup: FoldSetup) -> None:
+    """Refuse more processes than a batch has samples.
+
+    Raises:
+        TrainingError: There are more.
+    """
+    count, batch_size = setup.ranks.count, setup.configuration.batch_size
+    if batch_size < count:
+        raise TrainingError(
+            f"a batch of {batch_size} cannot be shared by {count} processes; start at most {batch_size}, or plan "
+            "with a larger batch"
+        )
+
+
+def _require_same_settings(before: TrainingSettings, setup: FoldSetup) -> None:
+    """Refuse to go on along another path than the one that was begun.
+
+    Raises:
+        TrainingError: A setting differs; the sentence names each, with both values.
+    """
+    old, new = before.to_json(), setup.settings.to_json()
+    if setup.goes_further and setup.settings.epochs > before.epochs:
+        del old["epochs"]
+    changes = [f"{name} {old[name]}, now {new[name]}" for name in old if old[name] != new[name]]
+    if changes:
+        raise TrainingError(
+            f"{setup.folder.name} holds a training with other settings ({'; '.join(changes)}); "
+            "go on with those, continue with more epochs, or start anew in an empty folder"
+        )
