@@ -12,6 +12,7 @@ from core.domain.report import Scores
 from core.io.image import LabelArray, LabelMap
 
 CountArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 BLOCK_VOXELS = 1 << 14
 """Voxels counted at a time, so that intermediate arrays stay in the processor's cache.

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from core.evaluation.evaluate import (
     write_summary,
 )
 from core.evaluation.metrics import overlap_scores
+from core.evaluation.surface import surface_scores
 from core.io.image import Geometry, LabelMap
 from core.io.readers import write_labels
 
@@ -96,6 +98,21 @@ def test_a_summary_is_the_same_after_writing_and_reading(folders: tuple[Path, Pa
         "n_pred",
         "n_ref",
     ]
+
+
+def test_surfaces_are_measured_and_averaged_on_request(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    surfaces = partial(surface_scores, tolerance_mm=0.5)
+
+    report = evaluate_folder(*folders, DESCRIPTION, READER, SilentObserver(), surfaces=surfaces)
+
+    first, second = (case.metrics["1"] for case in report.metric_per_case)
+    assert first.hd95_mm == pytest.approx(0.95)  # Of two voxels one is 1 mm away.
+    assert second.hd95_mm == 0
+    assert report.mean["1"].hd95_mm == pytest.approx(0.475)
+    assert report.mean["2"].surface_dice == 1
+    assert report.mean["1"].volume_difference_ml == pytest.approx(-0.0005)
+    assert report.foreground_mean.volume_difference_relative == pytest.approx(-0.125)
+    assert read_summary(write_summary(report, tmp_path)) == report
 
 
 def test_a_region_of_one_label_has_the_key_of_a_region(folders: tuple[Path, Path]) -> None:
