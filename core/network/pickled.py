@@ -32,12 +32,14 @@ class Name:
     dotted: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Call:
     """What a pickle would have called, and with what."""
 
     name: str
     arguments: tuple[Any, ...]
+    state: Any = None
+    """What the result would have been given afterwards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +76,7 @@ def read_pickle(stream: BinaryIO, admitted: Collection[str]) -> Any:
 
     Args:
         stream: In memory: what a pickle says of lengths is believed no further than its bytes go.
-        admitted: Dotted names that it may hold. Calls of them are returned as `Call`, and what they would be given
-            afterwards is left out.
+        admitted: Dotted names that it may hold. Calls of them are returned as `Call`.
 
     Returns:
         None, booleans, numbers, text, bytes, lists, tuples and dictionaries with keys of text or whole numbers,
@@ -243,10 +244,12 @@ def _call(state: _State, _: Any) -> None:
 
 
 def _build(state: _State, _: Any) -> None:
-    """Leave out what an object would be given after it was made."""
-    state.stack.pop()
-    if not isinstance(state.stack[-1], Call | dict):
+    """Note what an object would be given after it was made; what a dictionary would be given is left out."""
+    given, target = state.stack.pop(), state.stack[-1]
+    if not isinstance(target, Call | dict):
         raise PickleError("it completes something that it did not call")
+    if isinstance(target, Call):
+        target.state = given
 
 
 def _refer(state: _State, argument: Any) -> None:
