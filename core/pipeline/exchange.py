@@ -71,8 +71,8 @@ def import_model(source: Path, out: Path, options: ImportOptions, observer: Obse
     with TemporaryDirectory(prefix=".import-", dir=_nearest_folder(out)) as scratch:
         root, made = source, Path(scratch) / "model"
         if not source.is_dir():
-            root = Path(scratch) / source.stem
-            root.mkdir()
+            root = Path(scratch) / "unpacked" / (source.stem.strip(".") or "archive")
+            root.mkdir(parents=True)
             weights = {f"checkpoint_{options.checkpoint}.pth"}
             weights |= {WEIGHTS_FILE if options.checkpoint == "final" else BEST_WEIGHTS_FILE}
             unpack(
