@@ -15,7 +15,7 @@ from core.errors import CancelledError
 from core.io.archive import ArchiveLimits
 from core.training import checkpoint
 from core.training.loop import train_fold
-from tests.core.training.test_loop import Listener, setup_in
+from tests.core.training.small_training import Listener, setup_in
 from worker import training
 from worker.observer import CheckpointObserver, PipeObserver
 from worker.workspace import Workspace

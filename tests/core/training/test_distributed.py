@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from core.domain.training import EpochRecord
 from core.training.loop import train_fold
 from core.training.ranks import Ranks
-from tests.core.training.test_loop import Listener
+from tests.core.training.small_training import Listener
 from tests.core.training.together import STEPS, setup_of
 
 ROOT = Path(__file__).resolve().parents[3]

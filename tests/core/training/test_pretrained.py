@@ -24,7 +24,7 @@ from core.training import checkpoint
 from core.training.loop import train_fold
 from core.training.pretrained import StartWeights, find_weights, start_weights
 from tests.core.pipeline.bench import RESIDUAL, architecture
-from tests.core.training.test_loop import Listener, setup_in
+from tests.core.training.small_training import Listener, setup_in
 from tests.plans import small_plan
 
 RECORDED = Path(__file__).resolve().parents[3] / "../shared/goldens"

@@ -12,7 +12,7 @@ from core.domain.training import TrainingSettings
 from core.training.distributed import joined
 from core.training.fold import FoldSetup
 from core.training.loop import train_fold
-from tests.core.training.test_loop import CONFIGURATION, Listener, ball
+from tests.core.training.small_training import CONFIGURATION, Listener, ball
 
 STEPS = 20
 
