@@ -1,43 +1,27 @@
 """Verify a dataset: every problem of every case at once, and what deserves a look."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
-
-from core.domain.dataset import (
-    CaseId,
-    DatasetDescription,
-    DatasetProblem,
-    Draft,
-    invalid_dataset,
-    read_draft,
-)
+from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem, Draft, invalid_dataset
 from core.domain.geometry import Shape, Spacing
-from core.domain.labels import LabelSet, label_mistakes, label_set
+from core.domain.labels import LabelSet
 from core.domain.problems import problem, some
 from core.domain.progress import Observer
-from core.domain.record import Record, describe
-from core.domain.training import Split
-from core.errors import DatasetError, ImageError, UnknownNameError
+from core.domain.record import Record
 from core.io.cases import (
     IMAGES_FOLDER,
     LABELS_FOLDER,
     CaseFiles,
     Listing,
     Stage,
-    description_text,
     folder_cases,
     listed_cases,
     map_cases,
     missing_folders,
-    require_folder,
 )
-from core.io.readers import READERS, known_endings, read_header, reader_for_file
-from core.io.scan import endings_in
 from core.memory import Memory
 from core.verification.case_checks import Findings, Rules, check_case
 from core.verification.comparison import (
@@ -47,16 +31,11 @@ from core.verification.comparison import (
     dataset_problems,
     declaration_notes,
 )
+from core.verification.declaration import read_declaration, usable_labels, usual_ending, usual_reader
+from core.verification.splits import split_notes, split_problems
 
 TEST_IMAGES_FOLDER: Final = "imagesTs"
 TEST_LABELS_FOLDER: Final = "labelsTs"
-SPLITS_FILE: Final = "splits_final.json"
-
-DEFAULT_ENDING: Final = ".nii.gz"
-"""Where neither dataset.json nor the files tell."""
-
-VOTERS: Final = 9
-"""Images that are asked which reader they need."""
 
 READING_THREADS: Final = 4
 """More do not help a single disk."""
@@ -116,12 +95,12 @@ def verify_dataset(
         Engine specification A 2; further checks are what users of nnU-Net report, A 11.1 (10), (13) to (20),
         (26) to (28).
     """
-    draft = _draft(raw)
-    labels, label_problems = _labels(draft)
-    ending, ending_problems = _ending(raw, draft)
+    draft = read_declaration(raw)
+    labels, label_problems = usable_labels(draft)
+    ending, ending_problems = usual_ending(raw, draft)
     listing = _training_cases(raw, draft, ending, outside=outside)
     tests = _test_cases(raw, ending)
-    reader, reader_problems = _reader(draft, listing.cases)
+    reader, reader_problems = usual_reader(draft, listing.cases)
     channels = None if draft.channel_names is None else tuple(draft.channel_names.values())
     rules = Rules(reader, channels, None if labels is None else _allowed_values(labels))
     findings = _checked(
@@ -142,7 +121,7 @@ def verify_dataset(
                 *reader_problems,
                 *listing.problems,
                 *_count_problems(listing, draft, ending),
-                *_splits_problems(raw, listing.cases),
+                *split_problems(raw, listing.cases),
                 *dataset_problems(trained, labels),
                 *(one for found in trained for one in found.problems),
             )
@@ -152,33 +131,11 @@ def verify_dataset(
                 *_declaration_notes(draft, labels),
                 *listing.notes,
                 *dataset_notes(trained, channels or (), labels),
-                *_split_notes(raw),
+                *split_notes(raw),
                 *_test_notes(tests, trained, tested),
             )
         ),
     )
-
-
-# --- dataset.json --------------------------------------------------------------------------------------------
-
-
-def _draft(raw: Path) -> Draft:
-    """Read dataset.json as far as it can be used."""
-    require_folder(raw)
-    try:
-        return read_draft(description_text(raw))
-    except DatasetError as error:
-        return Draft(description=None, mistakes=(invalid_dataset(error.message),))
-
-
-def _labels(draft: Draft) -> tuple[LabelSet | None, list[DatasetProblem]]:
-    """Return the labels, or None and how they contradict each other."""
-    if draft.labels is None:
-        return None, []
-    mistakes = label_mistakes(draft.labels, draft.class_order)
-    if mistakes:
-        return None, [problem(None, "invalid-labels", f"dataset.json: {mistake}") for mistake in mistakes]
-    return label_set(draft.labels, draft.class_order), []
 
 
 def _allowed_values(labels: LabelSet) -> frozenset[int]:
@@ -190,76 +147,6 @@ def _declaration_notes(draft: Draft, labels: LabelSet | None) -> Iterator[Datase
     """Point at what dataset.json says and hardly means."""
     names = tuple(draft.channel_names or ())
     yield from declaration_notes(names, draft.labels or {}, draft.class_order, labels)
-
-
-def _ending(raw: Path, draft: Draft) -> tuple[str, list[DatasetProblem]]:
-    """Return the ending of the files: that of dataset.json, unless the files say otherwise."""
-    counted = endings_in(raw / IMAGES_FOLDER) if draft.listed is None else {}
-    usual = max(counted, key=lambda ending: counted[ending], default=draft.file_ending or DEFAULT_ENDING)
-    declared = draft.file_ending
-    if declared is None:
-        return usual, []
-    if declared.lower() not in known_endings():
-        message = (
-            f"dataset.json says file_ending {declared}, which cannot be read; it must be one of "
-            f"{', '.join(known_endings())}" + (f": the images end in {usual}" if counted else "")
-        )
-        return usual, [problem(None, "file-ending", message)]
-    if counted and declared not in counted:
-        message = (
-            f"dataset.json says file_ending {declared}, but no image in {IMAGES_FOLDER} ends so; {counted[usual]} "
-            f"end in {usual}: correct file_ending, or convert the files"
-        )
-        return usual, [problem(None, "file-ending", message)]
-    return declared, []
-
-
-def _reader(draft: Draft, cases: Sequence[CaseFiles]) -> tuple[str | None, list[DatasetProblem]]:
-    """Choose the reader that dataset.json names, or one that can read the first image that any can read."""
-    examples = [case.images[0] for case in cases if case.images]
-    named = draft.reader
-    if named is None:
-        return _fitting_reader(examples), []
-    try:
-        READERS.get(named)
-    except UnknownNameError as error:
-        message = f"dataset.json, overwrite_image_reader_writer: {error.message}, or leave the entry out"
-        return _fitting_reader(examples), [problem(None, "unknown-name", message)]
-    if any(_can_read(path, named) for path in examples):
-        return named, []
-    instead = _fitting_reader(examples)
-    if instead is None:
-        return None, []
-    message = (
-        f"dataset.json insists on the reader {named}, which can read no image here; {instead} can: leave "
-        "overwrite_image_reader_writer out"
-    )
-    return instead, [problem(None, "unknown-name", message)]
-
-
-def _fitting_reader(examples: Sequence[Path]) -> str | None:
-    """Return the reader of most images, so that an odd one is told from the others, even if it is the first."""
-    votes: Counter[str] = Counter()
-    for path in examples:
-        try:
-            votes[reader_for_file(path)] += 1
-        except (ImageError, OSError, ValueError):
-            continue  # Each file is checked later, and its problem told then.
-        if votes.total() == VOTERS:
-            break
-    return max(votes, key=lambda name: votes[name], default=None)
-
-
-def _can_read(path: Path, reader: str) -> bool:
-    """Return whether a reader understands a file's header."""
-    try:
-        read_header(path, reader)
-    except (ImageError, OSError, ValueError):
-        return False
-    return True
-
-
-# --- files ---------------------------------------------------------------------------------------------------
 
 
 def _training_cases(raw: Path, draft: Draft, ending: str, *, outside: bool) -> Listing:
@@ -314,53 +201,6 @@ def _count_problems(listing: Listing, draft: Draft, ending: str) -> Iterator[Dat
             f"dataset.json says numTraining {draft.training_cases}, but the number of cases is {count} "
             f"({some([case.case_id for case in listing.cases])}); correct the number or add what is missing",
         )
-
-
-def _splits_problems(raw: Path, cases: Sequence[CaseFiles]) -> Iterator[DatasetProblem]:
-    """Check the splits that a dataset brings along."""
-    splits, sentence = _splits(raw)
-    if sentence:
-        yield problem(None, "invalid-splits", sentence)
-    known = {case.case_id for case in cases}
-    for number, split in enumerate(splits):
-        unknown = sorted({*split.train, *split.val} - known)
-        if unknown:
-            yield problem(
-                None,
-                "invalid-splits",
-                f"{SPLITS_FILE}, fold {number}: {some(unknown)} are no training cases; correct the names, add the "
-                "cases, or delete the file",
-            )
-
-
-def _splits(raw: Path) -> tuple[tuple[Split, ...], str]:
-    """Read splits_final.json if there is one, or say why it cannot be read."""
-    path = raw / SPLITS_FILE
-    if not path.exists():
-        return (), ""
-    wanted = 'write a list of {"train": [case, …], "val": [case, …]}, or delete it'
-    try:
-        return TypeAdapter(tuple[Split, ...]).validate_json(path.read_bytes()), ""
-    except ValidationError as error:
-        return (), f"{SPLITS_FILE} cannot be used ({describe(error)}); {wanted}"
-    except OSError as error:
-        return (), f"{SPLITS_FILE} cannot be opened ({error.strerror}); {wanted}"
-
-
-# --- findings ------------------------------------------------------------------------------------------------
-
-
-def _split_notes(raw: Path) -> Iterator[DatasetProblem]:
-    """Point at splits that score what they were trained on."""
-    for number, split in enumerate(_splits(raw)[0]):
-        both = sorted(set(split.train) & set(split.val))
-        if both:
-            yield problem(
-                None,
-                "split-overlap",
-                f"{SPLITS_FILE}, fold {number} trains on {some(both)} and validates on them too; their scores will "
-                "tell nothing: take them out of one list",
-            )
 
 
 def _test_notes(
