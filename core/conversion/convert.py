@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from core.conversion.channels import split_channels
-from core.conversion.layouts import FURTHER_FOLDERS, Survey, survey
+from core.conversion.survey import FURTHER_FOLDERS, Survey, survey
 from core.domain.conversion import Conversion, Layout, Manner
 from core.domain.dataset import DatasetProblem
 from core.domain.problems import problem

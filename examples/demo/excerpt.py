@@ -11,11 +11,13 @@ from typing import Any
 from holdout import HoldOutError, hold_out
 from task import Task
 
-from core.conversion.layouts import Survey, survey, tell_layout
+from core.conversion.layouts import tell_layout
+from core.conversion.survey import Survey, survey
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver
+from core.io.archive import ArchiveLimits
 from core.io.cases import CaseFiles
-from worker.archive import ArchiveLimits, dataset_root, unpack
+from worker.archive import dataset_root, unpack
 
 TRAINING_CASES = 40
 """So few that nnU-Net's planner takes the smallest batch, two patches, and an epoch takes seconds."""

@@ -19,7 +19,8 @@ from excerpt import is_older_zip, take_excerpt
 from fetch import FetchError, fetch
 from holdout import HoldOutError
 
-from core.conversion.layouts import survey, tell_layout
+from core.conversion.layouts import tell_layout
+from core.conversion.survey import survey
 from core.domain.conversion import Layout
 from core.domain.progress import SilentObserver
 from core.errors import DomainError
