@@ -24,9 +24,8 @@ from core.io.cases import (
     IMAGES_FOLDER,
     LABELS_FOLDER,
     CaseFiles,
-    Stage,
-    map_cases,
 )
+from core.io.every_case import Stage, map_cases
 from core.io.readers import read_header
 from core.io.volume import VOLUME_ENDINGS
 

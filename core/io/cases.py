@@ -3,19 +3,18 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from core.domain.dataset import CaseId, DatasetDescription, DatasetProblem, ListedCase
 from core.domain.problems import problem, some
-from core.domain.progress import Observer, Progress
-from core.errors import CancelledError, DatasetError
+from core.errors import DatasetError
 from core.io.case_store import is_file_name
+from core.io.pairing import ambiguous_names, channel_gaps, missing_partners
 from core.io.readers import known_endings
-from core.io.scan import looks_the_same, scan_images, scan_labels
+from core.io.scan import scan_images, scan_labels
 
 DESCRIPTION_FILE: Final = "dataset.json"
 IMAGES_FOLDER: Final = "imagesTr"
@@ -23,8 +22,6 @@ LABELS_FOLDER: Final = "labelsTr"
 
 DESCRIPTION_BYTES: Final = 16 * 2**20
 """Longest dataset.json that is read; a list of 50 000 cases stays below it."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,41 +151,6 @@ def find_images(folder: Path, description: DatasetDescription) -> tuple[CaseFile
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """How to go through cases: under which name, who listens, how many at a time."""
-
-    name: str
-    observer: Observer
-    workers: int
-
-
-def map_cases(work: Callable[[CaseFiles], T], cases: Sequence[CaseFiles], stage: Stage) -> list[T]:
-    """Do work on every case in a few threads, and tell the observer.
-
-    Threads suffice, because decoding, decompression and large array operations run outside Python's lock.
-
-    Returns:
-        Results in the order of the cases.
-
-    Raises:
-        CancelledError: The observer asked to stop.
-        DomainError: What the work raised first, in the order of the cases.
-    """
-    results: list[T] = []
-    with ThreadPoolExecutor(max_workers=stage.workers, thread_name_prefix=stage.name) as pool:
-        futures = [pool.submit(work, case) for case in cases]
-        try:
-            for future in futures:
-                if stage.observer.stop_requested():
-                    raise CancelledError(f"{stage.name} stopped after {len(results)} of {len(cases)} cases")
-                results.append(future.result())
-                stage.observer.report(Progress(stage=stage.name, done=len(results), total=len(cases)))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return results
-
-
 def missing_folders(raw: Path) -> list[str]:
     """Say which of the folders of images and labels are not there; empty if both are."""
     sentences = []
@@ -218,11 +180,11 @@ def folder_cases(images: Path, labels: Path | None, ending: str) -> Listing:
         CaseFiles(case_id, tuple(channels[number] for number in sorted(channels)), by_case.get(case_id))
         for case_id, channels in sorted(found.files.items())
     )
-    problems = [*found.problems, *_gaps(images, found.files, ending), *_ambiguous(found.files)]
+    problems = [*found.problems, *channel_gaps(images, found.files, ending), *ambiguous_names(found.files)]
     notes = found.notes
     if references is not None and labels is not None:
         problems += references.problems
-        problems += _unpaired(images, labels, (found.files, by_case), ending)
+        problems += missing_partners(images, labels, (found.files, by_case), ending)
         notes += references.notes
     return Listing(cases, tuple(problems), notes)
 
@@ -247,7 +209,7 @@ def listed_cases(raw: Path, listed: Mapping[CaseId, ListedCase], *, outside: boo
         if not wrong:
             images = tuple(_resolved(raw, path, outside=outside) for path in entry.images)
             cases.append(CaseFiles(case_id, images, _resolved(raw, entry.label, outside=outside)))
-    problems = [*refused, *_ambiguous(listed)]
+    problems = [*refused, *ambiguous_names(listed)]
     return Listing(tuple(cases), tuple(problems), tuple(_listed_twice(cases)), tuple(refused))
 
 
@@ -293,54 +255,6 @@ def _listed_twice(cases: Sequence[CaseFiles]) -> Iterator[DatasetProblem]:
             names = some(counted if len(counted) == 1 else list(dict.fromkeys(case_ids)))
             message = f"dataset.json lists {Path(file).name} for {names}; correct the path where it is wrong"
             yield problem(case_ids[-1], "listed-twice", message)
-
-
-def _gaps(folder: Path, images: Mapping[CaseId, Mapping[int, Path]], ending: str) -> Iterator[DatasetProblem]:
-    """Report channel numbers that are left out before the last one."""
-    for case_id, channels in sorted(images.items()):
-        missing = sorted(set(range(max(channels))) - set(channels))
-        if missing:
-            names = some([f"{case_id}_{number:04d}{ending}" for number in missing])
-            yield problem(
-                case_id, "missing-channel", f"{folder.name} lacks {names}; add it, or number from 0000"
-            )
-
-
-def _unpaired(
-    images_folder: Path,
-    labels_folder: Path,
-    files: tuple[Mapping[CaseId, Mapping[int, Path]], Mapping[CaseId, Path]],
-    ending: str,
-) -> Iterator[DatasetProblem]:
-    """Report images without label and labels without image."""
-    images, labels = files
-    single_images = {looks_the_same(case_id): case_id for case_id in images if case_id not in labels}
-    single_labels = {looks_the_same(case_id): case_id for case_id in labels if case_id not in images}
-    for likeness, case_id in sorted(single_images.items(), key=lambda item: item[1]):
-        twin = single_labels.get(likeness)
-        cure = f"rename {twin}{ending} to it" if twin else "add it, or take the image out"
-        yield problem(case_id, "missing-label", f"{labels_folder.name} has no {case_id}{ending}; {cure}")
-    for likeness, case_id in sorted(single_labels.items(), key=lambda item: item[1]):
-        twin, without_number = single_images.get(likeness), re.sub(r"_\d{4}$", "", case_id)
-        if twin:
-            cure = f"rename it to {twin}{ending}"
-        elif without_number in images:
-            cure = f"labels carry no channel number: rename it to {without_number}{ending}"
-        else:
-            cure = f"add {case_id}_0000{ending} to {images_folder.name}, or take the label out"
-        yield problem(
-            case_id, "missing-image", f"{labels_folder.name}/{case_id}{ending} has no image; {cure}"
-        )
-
-
-def _ambiguous(case_ids: Iterable[CaseId]) -> Iterator[DatasetProblem]:
-    """Report names that some systems cannot tell apart."""
-    seen: dict[str, CaseId] = {}
-    for case_id in sorted(case_ids):
-        twin = seen.setdefault(looks_the_same(case_id), case_id)
-        if twin != case_id:
-            message = f"{case_id} and {twin} differ only in upper and lower case, or in how letters are coded; rename one"
-            yield problem(case_id, "ambiguous-case", message)
 
 
 def _letters(name: str) -> str:

@@ -12,18 +12,17 @@ from core.domain.dataset import DatasetDescription
 from core.errors import ImageError
 from core.extensions import Group
 from core.io.image import (
-    FloatArray,
     Geometry,
     Header,
     Image,
     ImageFile,
     LabelArray,
     LabelMap,
-    StoredArray,
     disagreement,
     require_believable,
 )
 from core.io.orientation import as_stored
+from core.io.values import intensities_of, labels_of, narrowest_type
 from core.io.volume import (
     VOLUME_ENDINGS,
     open_nifti,
@@ -33,10 +32,6 @@ from core.io.volume import (
     save_volume,
 )
 from core.registry import Registry
-
-LARGEST_UINT8_LABEL: Final = 254
-"""Higher labels are written with 16 bits; Engine specification A 4.1."""
-
 
 PICTURE_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff")
 STACK_ENDINGS: Final = (".tif", ".tiff")
@@ -134,7 +129,7 @@ def read_image(paths: Sequence[Path], reader: str) -> Image:
                 "resample them to one grid",
                 file=path.name,
             )
-    channels = [_intensities(file, path) for path, file in zip(paths, files, strict=True)]
+    channels = [intensities_of(file, path) for path, file in zip(paths, files, strict=True)]
     voxels_czyx = channels[0] if len(channels) == 1 else np.concatenate(channels)
     return Image(voxels_czyx, first.geometry)
 
@@ -155,7 +150,7 @@ def read_labels(path: Path, reader: str) -> LabelMap:
             f"{path.name} has {channels} channels; save labels as one channel, each value one label",
             file=path.name,
         )
-    return LabelMap(_labels(file.load()[0], path), file.header.geometry)
+    return LabelMap(labels_of(file.load()[0], path), file.header.geometry)
 
 
 def write_labels(labels: LabelMap, path: Path, reader: str) -> None:
@@ -168,7 +163,7 @@ def write_labels(labels: LabelMap, path: Path, reader: str) -> None:
         ImageError: A label is negative, or the format cannot hold it.
     """
     stored = as_stored(labels)
-    labels_zyx = stored.labels_zyx.astype(_narrowest(stored.labels_zyx, path), order="C", copy=False)
+    labels_zyx = stored.labels_zyx.astype(narrowest_type(stored.labels_zyx, path), order="C", copy=False)
     prefix = f".writing-{token_hex(4)}-"
     try:
         written = READERS.get(reader).save(labels_zyx, stored.geometry, path.with_name(prefix + path.name))
@@ -295,52 +290,3 @@ def _open(path: Path, reader: str) -> ImageFile:
     file = READERS.get(reader).open(path)
     require_believable(file.header, path.name)
     return file
-
-
-def _intensities(file: ImageFile, path: Path) -> FloatArray:
-    """Decode voxels to finite 32-bit floats."""
-    if file.header.is_indexed:
-        raise ImageError(
-            f"{path.name} has a color table instead of intensities; save it as greyscale or RGB",
-            file=path.name,
-        )
-    stored_czyx = file.load()
-    with np.errstate(over="ignore"):  # becomes infinite, which the next line refuses
-        voxels_czyx = np.ascontiguousarray(stored_czyx, np.float32)
-    if stored_czyx.dtype.kind == "f" and not np.isfinite(voxels_czyx).all():
-        count = int(np.count_nonzero(~np.isfinite(voxels_czyx)))
-        raise ImageError(
-            f"{path.name} has {count} voxels that are NaN or infinite; replace them, for example by 0",
-            file=path.name,
-        )
-    return voxels_czyx
-
-
-def _labels(stored_zyx: StoredArray, path: Path) -> LabelArray:
-    """Turn stored voxels into integers, without changing any."""
-    if (
-        stored_zyx.dtype.kind == "f"
-        and not (np.isfinite(stored_zyx) & (stored_zyx == np.rint(stored_zyx))).all()
-    ):
-        raise ImageError(
-            f"{path.name} has labels that are no integers; save labels as integers, without interpolation or "
-            "smoothed edges",
-            file=path.name,
-        )
-    if stored_zyx.dtype.kind in "ui" and np.can_cast(stored_zyx.dtype, np.int16):
-        return stored_zyx.astype(np.int16, order="C")
-    low, high = stored_zyx.min(), stored_zyx.max()
-    for wide in (np.int16, np.int32):
-        if np.iinfo(wide).min <= low and high <= np.iinfo(wide).max:
-            return stored_zyx.astype(wide, order="C")
-    raise ImageError(f"{path.name} has labels from {low:g} to {high:g}; number them from 0", file=path.name)
-
-
-def _narrowest(labels_zyx: LabelArray, path: Path) -> type[np.unsignedinteger]:
-    """Return the unsigned type that holds all labels."""
-    low, high = int(labels_zyx.min()), int(labels_zyx.max())
-    if low < 0:
-        raise ImageError(f"label {low} cannot be written to {path.name}: labels count from 0", file=path.name)
-    if high <= LARGEST_UINT8_LABEL:
-        return np.uint8
-    return np.uint16 if high <= np.iinfo(np.uint16).max else np.uint32

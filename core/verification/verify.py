@@ -16,12 +16,11 @@ from core.io.cases import (
     LABELS_FOLDER,
     CaseFiles,
     Listing,
-    Stage,
     folder_cases,
     listed_cases,
-    map_cases,
     missing_folders,
 )
+from core.io.every_case import Stage, map_cases
 from core.memory import Memory
 from core.verification.case_checks import Findings, Rules, check_case
 from core.verification.comparison import (
