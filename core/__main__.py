@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from core.commands.data import convert, fingerprint, preprocess, verify
-from core.commands.evaluation import evaluate
+from core.commands.evaluation import ensemble, evaluate, postprocess, select
 from core.commands.exchange import export_model, import_model
 from core.commands.plans import explain, move_plans, plan
 from core.commands.prediction import predict
@@ -39,6 +39,9 @@ for _verb in (
     train,
     predict,
     evaluate,
+    ensemble,
+    select,
+    postprocess,
     import_model,
     export_model,
 ):

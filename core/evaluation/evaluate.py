@@ -167,9 +167,7 @@ def score_files(
     Raises:
         ImageError: A file cannot be read, or their shapes differ.
     """
-    reference = read_labels(pair.reference, reader)
-    prediction = read_labels(pair.prediction, reader)
-    require_same_shape(reference.labels_zyx, prediction.labels_zyx, pair.prediction.name)
+    reference, prediction = read_pair(pair, reader)
     return CaseScores(
         metrics=label_scores(reference, prediction.labels_zyx, labels, surfaces),
         prediction_file=short_name(pair.prediction),
@@ -206,18 +204,22 @@ def label_scores(
     }
 
 
-def require_same_shape(reference_zyx: LabelArray, prediction_zyx: LabelArray, name: str) -> None:
-    """Refuse to compare label maps on different grids.
+def read_pair(pair: FilePair, reader: str) -> tuple[LabelMap, LabelMap]:
+    """Read reference and prediction.
 
     Raises:
-        ImageError: Their shapes differ.
+        ImageError: A file cannot be read, or their shapes differ.
     """
-    if reference_zyx.shape != prediction_zyx.shape:
+    reference, prediction = read_labels(pair.reference, reader), read_labels(pair.prediction, reader)
+    expected, found = reference.labels_zyx.shape, prediction.labels_zyx.shape
+    if expected != found:
+        name = pair.prediction.name
         raise ImageError(
-            f"{name}: the prediction has {_times(prediction_zyx.shape)} voxels, its reference "
-            f"{_times(reference_zyx.shape)}; bring them onto one grid",
+            f"{name}: the prediction has {_times(found)} voxels, its reference {_times(expected)}; bring them onto "
+            "one grid",
             case=name,
         )
+    return reference, prediction
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -99,15 +99,15 @@ def keep_previous(source: Path, model: Path, stage: ConfigurationName) -> None:
     if found != stage:
         raise ModelError(f"{source} holds a model of {found}; name that of {stage}, the stage before")
     target = model / PREVIOUS_FOLDER
-    wanted = {file.relative_to(source) for file in _model_files(source)}
+    wanted = {file.relative_to(source) for file in model_files(source)}
     for name in sorted(wanted):
-        _link_or_copy(source / name, target / name)
-    for file in list(_model_files(target)):
+        link_or_copy(source / name, target / name)
+    for file in list(model_files(target)):
         if file.relative_to(target) not in wanted:
             file.unlink()
 
 
-def _model_files(folder: Path) -> Iterator[Path]:
+def model_files(folder: Path) -> Iterator[Path]:
     """Yield the files that predicting needs, those of earlier stages too, and what is known of each fold."""
     for name in (MODEL_FILE, "plans.json", "dataset.json"):
         if (folder / name).is_file():
@@ -115,10 +115,10 @@ def _model_files(folder: Path) -> Iterator[Path]:
     for name in (WEIGHTS_FILE, FOLD_FILE):
         yield from folder.glob(f"fold_*/{name}")
     if (folder / PREVIOUS_FOLDER).is_dir():
-        yield from _model_files(folder / PREVIOUS_FOLDER)
+        yield from model_files(folder / PREVIOUS_FOLDER)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Make a file appear elsewhere, whole, without a second copy where the disk allows it; none is ever changed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f"{PARTIAL_PREFIX}{uuid4().hex}"
