@@ -114,7 +114,14 @@ class Said:
     """What a checkpoint says of a tensor, whatever its file holds."""
 
     def __init__(self, count: int, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> None:
-        self.arguments = (Storage("0", count), offset, tuple(shape), tuple(strides), False, OrderedDict())
+        self.arguments: tuple[Any, ...] = (
+            Storage("0", count),
+            offset,
+            tuple(shape),
+            tuple(strides),
+            False,
+            OrderedDict(),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (torch._utils._rebuild_tensor_v2, self.arguments)

@@ -137,7 +137,7 @@ def cut(content: bytes) -> bytes:
 
 def said(**changes: Any) -> bytes:
     """A checkpoint with one tensor, of which it says this while its file holds twelve numbers."""
-    claimed = {"count": 12, "shape": (3, 4), "strides": (4, 1)} | changes
+    claimed: dict[str, Any] = {"count": 12, "shape": (3, 4), "strides": (4, 1)} | changes
     return lying({"network_weights": OrderedDict({FIRST: Said(**claimed)})})
 
 
