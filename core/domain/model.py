@@ -112,5 +112,7 @@ class PredictionOptions(Record):
     """Whether to average over mirrored images, along the axes that the model allows."""
     gaussian: bool = True
     """Whether a tile counts most at its centre."""
+    postprocessing: bool = True
+    """Whether to remove what the model's postprocessing.json says."""
     precision: PrecisionName | Literal["auto"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")

@@ -1,87 +1,139 @@
-"""One set of logits from the networks of several folds, in one running sum."""
+"""What a folder holds that can segment: a trained model, or an ensemble of several, with its postprocessing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from core.errors import ModelError
-from core.inference.sliding_window import (
-    OnTiles,
-    TileNetwork,
-    Window,
-    add_logits,
-    pad_to_patch,
-    tile_corners,
-    weight_sum,
-)
+from core.domain.dataset import DatasetDescription
+from core.domain.ensemble import ENSEMBLE_FILE, MEMBERS_FOLDER, EnsembleRecord
+from core.domain.labels import LabelSet
+from core.domain.model import PredictionOptions
+from core.domain.plan import Plan
+from core.domain.postprocessing import POSTPROCESSING_FILE, Postprocessing
+from core.domain.training import Fold
+from core.errors import DomainError, ModelError
+from core.inference.model import LoadedModel, load_model, load_stage, with_previous
+from core.network.device import Precision
 
 
 @dataclass(frozen=True, slots=True)
-class Accumulator:
-    """Where and how widely logits are summed."""
+class LoadedEnsemble:
+    """Several trained models whose probabilities are averaged on the image's grid."""
 
-    heads: int
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    """The reference sums in float16, which rounds logits to whole numbers where tiles weigh least."""
+    members: tuple[LoadedModel, ...]
+    """Of the same channels and labels; the first one's plan names the reader."""
+    postprocessing: Postprocessing | None = None
+
+    @property
+    def description(self) -> DatasetDescription:
+        """Of the dataset that all were trained on."""
+        return self.members[0].description
+
+    @property
+    def plan(self) -> Plan:
+        """Of the first member."""
+        return self.members[0].plan
+
+    @property
+    def labels(self) -> LabelSet:
+        """What the heads stand for."""
+        return self.members[0].labels
+
+    @property
+    def configuration_name(self) -> str:
+        """Those of the members, in their order."""
+        return " + ".join(member.configuration_name for member in self.members)
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """Those of the first member."""
+        return self.members[0].folds
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.members[0].device
+
+    @property
+    def precision(self) -> Precision:
+        """In which they compute."""
+        return self.members[0].precision
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that all weights take."""
+        return sum(member.size_bytes for member in self.members)
 
 
-@torch.inference_mode()
-def fold_mean_logits(
-    networks: Sequence[TileNetwork],
-    voxels_czyx: Tensor,
-    window: Window,
-    accumulator: Accumulator,
-    on_tiles: OnTiles,
-) -> Tensor:
-    """Slide every fold's network over an image and average their logits, not their probabilities.
+TrainedModel = LoadedModel | LoadedEnsemble
+"""What can segment an image."""
+
+
+def members_of(model: TrainedModel) -> tuple[LoadedModel, ...]:
+    """Return the models whose probabilities are averaged; one alone is its own member."""
+    return model.members if isinstance(model, LoadedEnsemble) else (model,)
+
+
+def load_trained(
+    folder: Path, options: PredictionOptions, *, previous_model: Path | None = None, alone: bool = False
+) -> TrainedModel:
+    """Load a model folder or that of an ensemble, with the postprocessing that lies in it.
 
     Args:
-        networks: One per fold, at least one.
-        voxels_czyx: A preprocessed image of any size.
-        window: How tiles lie and what they weigh.
-        accumulator: Holds the only array of the size heads x image.
-        on_tiles: Told how many tiles are done, of `tile_count` in all; raises to stop.
-
-    Returns:
-        logits_kzyx on the grid of the image.
+        folder: As for `load_model`, or with ensemble.json and a model folder per member.
+        options: Folds, precision and device, of every member.
+        previous_model: Folder of the model of a cascade's stage before, if not the one that lies in the folder.
+        alone: Whether to leave out the stage before, because its segmentations are given.
 
     Raises:
-        ModelError: A logit is not finite.
-
-    Source:
-        Engine specification B 6.5 and 6.7.
+        ModelError: Something is missing or does not fit; the sentence names the file.
+        DomainError: As `load_model`.
     """
-    padded_czyx, inner = pad_to_patch(voxels_czyx, window.patch)
-    shape = (accumulator.heads, *padded_czyx.shape[1:])
-    total_kzyx = torch.zeros(shape, dtype=accumulator.dtype, device=accumulator.device)
-    tiles = tile_count(voxels_czyx, window, folds=1)
-    for fold, network in enumerate(networks):
-        add_logits(total_kzyx, network, padded_czyx, window, partial(_offset, on_tiles, fold * tiles))
-    weights = weight_sum(padded_czyx.shape[1:], window, accumulator.dtype)
-    total_kzyx /= weights.to(total_kzyx.device) * len(networks)
-    low, high = total_kzyx.aminmax()
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise ModelError(
-            "the network's logits are not finite; predict with precision fp32, and if that does not help, "
-            "the weights are spoilt"
-        )
-    return total_kzyx[inner]
+    postprocessing = _postprocessing(folder)
+    if (folder / ENSEMBLE_FILE).is_file():
+        if previous_model is not None or alone:
+            raise ModelError(
+                "an ensemble brings the stages before its members along; predict without a previous stage"
+            )
+        return LoadedEnsemble(_members(folder, options), postprocessing)
+    if previous_model is not None:
+        before = load_model(previous_model, options.model_copy(update={"folds": None}))
+        model = with_previous(load_stage(folder, options), before)
+    else:
+        model = load_stage(folder, options) if alone else load_model(folder, options)
+    return replace(model, postprocessing=postprocessing)
 
 
-def _offset(on_tiles: OnTiles, before: int, done: int) -> None:
-    """Count the tiles of earlier folds too."""
-    on_tiles(before + done)
+def _members(folder: Path, options: PredictionOptions) -> tuple[LoadedModel, ...]:
+    """Load the members of an ensemble.
+
+    Raises:
+        ModelError: They are of different datasets.
+        DomainError: As `load_model`; the sentence names the member.
+    """
+    record = EnsembleRecord.parse((folder / ENSEMBLE_FILE).read_bytes())
+    members: list[LoadedModel] = []
+    for name in record.members:
+        try:
+            members.append(load_model(folder / MEMBERS_FOLDER / name, options))
+        except DomainError as error:
+            message = f"{MEMBERS_FOLDER}/{name}: {error.message}"
+            raise type(error)(message, **error.context) from error
+        first, last = members[0], members[-1]
+        if (first.description.channels, first.labels) != (last.description.channels, last.labels):
+            raise ModelError(
+                f"{MEMBERS_FOLDER}/{name} has other channels or labels than {MEMBERS_FOLDER}/{record.members[0]}; only "
+                "models of one dataset can be averaged"
+            )
+    return tuple(members)
 
 
-def tile_count(voxels_czyx: Tensor, window: Window, *, folds: int) -> int:
-    """Return how many tiles a prediction goes through."""
-    padded = [
-        max(size, tile)
-        for size, tile in zip(voxels_czyx.shape[-len(window.patch) :], window.patch, strict=True)
-    ]
-    slices = voxels_czyx.shape[1 : 4 - len(window.patch)]
-    return folds * len(tile_corners((*slices, *padded), window.patch, window.step))
+def _postprocessing(folder: Path) -> Postprocessing | None:
+    """Read what is removed from every segmentation; None where nothing is.
+
+    Raises:
+        ModelError: The record cannot be used.
+    """
+    path = folder / POSTPROCESSING_FILE
+    return Postprocessing.parse(path.read_bytes()) if path.is_file() else None

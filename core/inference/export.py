@@ -1,148 +1,183 @@
 """Logits on the network's grid → label map on the image's grid; logits on that grid never exist as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from itertools import count
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 from torch import Tensor
 
-from core.domain.geometry import permuted
-from core.domain.labels import BACKGROUND, LabelSet
+from core.domain.geometry import Box, Shape, permuted
+from core.domain.labels import LabelSet
 from core.domain.plan import Configuration, Plan
 from core.errors import ModelError
+from core.inference.decision import (
+    codes,
+    codes_of_probabilities,
+    entropy,
+    label_type,
+    painted,
+    probabilities_of,
+)
+from core.inference.rows import Rows, Slices, along, is_linear, row_slabs, slab_order
+from core.inference.shortcut import decided_rows
+from core.inference.slabs import Slab
 from core.io.case_store import CaseProperties
 from core.io.image import FloatArray, LabelArray
-from core.preprocessing.crop import slices, uncropped
-from core.preprocessing.operators import taps
-from core.preprocessing.resample import (
-    RESAMPLINGS,
-    Grid,
-    Regridding,
-    interpolated_rows,
-    value_range,
-)
+from core.preprocessing.crop import slices
+from core.preprocessing.resample import RESAMPLINGS, Grid, Regridding
 
-SLAB_BYTES = 1 << 26
-"""Interpolated logits at hand at a time, float32."""
-
-LINEAR = 1
-"""Highest order whose interpolated values are weighted means of their neighbours."""
-
-CONFIDENT = 0.5
-"""Probability above which a region is painted; Engine specification A 8.3."""
-
-FEWEST_FOR_16_BITS = 255
-"""Foreground labels from which a label map needs 16 bits; Engine specification A 4.8."""
+KeepProbabilities = Callable[[tuple[slice, slice, slice], FloatArray], None]
+"""Told probabilities (k, z, y, x) of a part of the image and where it lies, in the axis order of the file; parts are
+those of the crop. Outside it, background is certain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
-    """The neighbours that positions of the image's grid have on the network's, and their weights."""
+class Wanted:
+    """What is wanted beside the label map."""
 
-    indices: Tensor
-    """(m, 1) where samples are copied, (m, 2) where they are interpolated along one axis, (m, 4) two."""
-    weights: Tensor
-    """float32, of the same shape."""
+    probabilities: KeepProbabilities | None = None
+    uncertainty: bool = False
+    """Whether logits come with the mean probabilities of all passes behind them, one more per head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of logits, in the axis order of the file."""
+
+    labels_zyx: LabelArray
+    """uint8, or uint16 from 255 foreground labels on."""
+    uncertainty_zyx: FloatArray | None = None
+    """0 to 1; see `core.inference.decision.entropy`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Logits of one model on their way to the image's grid."""
+
+    slabs: Iterator[Slab]
+    change: Regridding
+    """In the order of the slabs."""
+    file_axes: tuple[int, int, int]
+    """Which axis of the file each axis of a slab is."""
+    shape: Shape
+    """Of the image, in the axis order of the file, as the box."""
+    box: Box
 
     @property
-    def is_pair(self) -> bool:
-        """Whether there is interpolation at all."""
-        return self.indices.shape[1] > 1
+    def is_turned(self) -> bool:
+        """Whether the two axes of a slice come in the other order than in the file."""
+        return self.file_axes[1] > self.file_axes[2]
 
 
-def segmentation_from_logits(
-    logits_kzyx: FloatArray | Tensor,
+def stream(
+    slabs: Iterator[Slab],
+    axis: int,
+    change: Regridding,
     properties: CaseProperties,
     plan: Plan,
-    configuration: Configuration,
-    labels: LabelSet,
-) -> LabelArray:
-    """Bring logits back to the grid of the image and decide on a label for each voxel.
-
-    An interpolated value is a weighted mean of its neighbours. Where one class wins at all of them, it wins
-    in between; only the other cells are interpolated. The result is the same, and the logits of the image's
-    grid, often gigabytes, are never computed.
+) -> Stream:
+    """Describe how slabs of logits get to the image's grid.
 
     Args:
-        logits_kzyx: One entry per head, on the grid of the preprocessed image; a tensor is worked on where
-            it lies.
+        slabs: On the grid of the preprocessed image.
+        axis: Along which they follow each other.
+        change: From `way_back`.
         properties: What preprocessing left of the image.
         plan: Axis order.
-        configuration: Spacing, and how probabilities are resampled.
-        labels: What the heads stand for.
-
-    Returns:
-        Labels in the axis order of the file, uint8, or uint16 from 255 foreground labels on.
-
-    Raises:
-        ModelError: The logits do not fit the labels or the image.
-
-    Source:
-        Engine specification A 8.3, B 6.8. Equal to interpolating everything but for the rounding of ties.
     """
-    logits = torch.as_tensor(logits_kzyx)
-    change = way_back(logits.shape, properties, plan, configuration, labels)
-    painted_zyx = decided_labels(logits, change, labels)
-    whole_zyx = uncropped(painted_zyx, properties.bbox_used_for_cropping, properties.shape_before_cropping)
-    return np.ascontiguousarray(whole_zyx.transpose(plan.transpose_backward))
+    backward = plan.transpose_backward
+    z, y, x = (properties.bbox_used_for_cropping[axis] for axis in backward)
+    return Stream(
+        slabs=slabs,
+        change=along(change, axis),
+        file_axes=permuted(plan.transpose_forward, slab_order(axis)),
+        shape=permuted(properties.shape_before_cropping, backward),
+        box=(z, y, x),
+    )
 
 
-def decided_labels(logits_kzyx: Tensor, change: Regridding, labels: LabelSet) -> LabelArray:
-    """Decide on a label for each voxel of another grid, as `segmentation_from_logits` explains.
+def exported(streams: Sequence[Stream], labels: LabelSet, wanted: Wanted) -> Exported:
+    """Bring logits to the grid of the image and decide on a label for each voxel, row by row as they come.
 
     Args:
-        logits_kzyx: One entry per head, on the grid before.
-        change: From grid to grid.
+        streams: One per model, whose rows follow each other along the same axis of the file. Of several, the
+            probabilities are averaged.
         labels: What the heads stand for.
-
-    Returns:
-        Labels on the new grid, uint8, or uint16 from 255 foreground labels on.
-    """
-    parts = (_decided if _is_linear(change) else _interpolated)(logits_kzyx, change, labels)
-    codes_zyx = np.concatenate([part.cpu().numpy() for part in parts])
-    is_small = len(labels.foreground) < FEWEST_FOR_16_BITS
-    painted_zyx: LabelArray = _painted(codes_zyx, labels)
-    return painted_zyx.astype(np.uint8 if is_small else np.uint16, copy=False)
-
-
-def probabilities_from_logits(
-    logits_kzyx: FloatArray | Tensor,
-    properties: CaseProperties,
-    plan: Plan,
-    configuration: Configuration,
-    labels: LabelSet,
-) -> FloatArray:
-    """Bring logits back to the grid of the image, as probabilities.
-
-    Args:
-        logits_kzyx: One entry per head, on the grid of the preprocessed image.
-        properties: What preprocessing left of the image.
-        plan: Axis order.
-        configuration: Spacing, and how probabilities are resampled.
-        labels: What the heads stand for.
-
-    Returns:
-        float32 (k, z, y, x) in the axis order of the file; outside the crop, background is certain.
+        wanted: What else to keep.
 
     Raises:
-        ModelError: The logits do not fit the labels or the image.
+        ModelError: A logit is not finite.
 
     Source:
-        Engine specification A 8.2, A 8.5, B 6.8.
+        Engine specification A 8.3, A 8.5, B 6.8, B 7.1.
     """
-    logits = torch.as_tensor(logits_kzyx)
-    change = way_back(logits.shape, properties, plan, configuration, labels)
-    whole_kzyx = np.zeros((len(logits), *properties.shape_before_cropping), dtype=np.float32)
-    if not labels.has_regions:
-        whole_kzyx[BACKGROUND] = 1
-    crop_kzyx = whole_kzyx[(slice(None), *slices(properties.bbox_used_for_cropping))]
-    for rows, slab in _logit_slabs(logits, change):
-        probabilities = slab.sigmoid() if labels.has_regions else slab.softmax(0)
-        crop_kzyx[:, rows] = probabilities.numpy()
-    return whole_kzyx.transpose(0, *(axis + 1 for axis in plan.transpose_backward))
+    first = streams[0]
+    if any(other.box != first.box or other.file_axes[0] != first.file_axes[0] for other in streams):
+        raise AssertionError("what is cropped depends on the image alone, and rows follow one axis")
+    labels_zyx = np.zeros(first.shape, label_type(labels))
+    uncertainty_zyx = np.zeros(first.shape, np.float32) if wanted.uncertainty else None
+    crop_spq = np.moveaxis(labels_zyx[slices(first.box)], first.file_axes[0], 0)
+    if len(streams) == 1 and wanted == Wanted() and is_linear(first.change):
+        for row, codes_pq in zip(count(), _shortcut(first, labels), strict=False):
+            crop_spq[row] = painted(codes_pq.cpu().numpy(), labels)
+        return Exported(labels_zyx)
+    for rows, codes_spq, unsure_spq in _merged(streams, labels, wanted):
+        crop_spq[rows] = painted(codes_spq.numpy(), labels)
+        if uncertainty_zyx is not None and unsure_spq is not None:
+            np.moveaxis(uncertainty_zyx[slices(first.box)], first.file_axes[0], 0)[rows] = unsure_spq.numpy()
+    return Exported(labels_zyx, uncertainty_zyx)
+
+
+def _shortcut(one: Stream, labels: LabelSet) -> Iterator[Tensor]:
+    """Decide row by row without interpolating all logits, in the axis order of the file."""
+    peeked = next(one.slabs)
+    device = peeked.logits_kspq.device
+
+    def again() -> Iterator[Slab]:
+        yield peeked
+        yield from one.slabs
+
+    for codes_pq in decided_rows(Slices(again()), one.change, labels, device):
+        yield codes_pq.t() if one.is_turned else codes_pq
+
+
+def _merged(
+    streams: Sequence[Stream], labels: LabelSet, wanted: Wanted
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Yield rows with their codes and, where wanted, how unsure they are; tell of probabilities meanwhile."""
+    readers = [Rows(each.slabs, each.change) for each in streams]
+    heads, axis = len(labels.heads), streams[0].file_axes[0]
+    widest = max(streams, key=lambda each: np.prod(each.change.source[1:]))
+    for rows in row_slabs(widest.change, 2 * heads if wanted.uncertainty else heads):
+        values = [_rows_of_file(reader, each, rows) for reader, each in zip(readers, streams, strict=True)]
+        codes_spq = codes(values[0][:heads], labels, 0)
+        if len(values) > 1 or wanted.probabilities is not None:
+            mean_kspq = _mean([probabilities_of(each[:heads], labels, 0) for each in values])
+        if len(values) > 1:
+            codes_spq = codes_of_probabilities(mean_kspq, labels, 0)
+        if wanted.probabilities is not None:
+            place = [slice(low, high) for low, high in streams[0].box]
+            begin = place[axis].start
+            place[axis] = slice(begin + rows.start, begin + rows.stop)
+            wanted.probabilities((place[0], place[1], place[2]), np.moveaxis(mean_kspq.numpy(), 1, 1 + axis))
+        unsure_spq = entropy(_mean([each[heads:] for each in values]), labels) if wanted.uncertainty else None
+        yield rows, codes_spq, unsure_spq
+
+
+def _rows_of_file(reader: Rows, one: Stream, rows: slice) -> Tensor:
+    """Return interpolated rows, the axes of a slice in the order of the file."""
+    values_kspq = torch.from_numpy(reader.take(rows))
+    return values_kspq.transpose(2, 3).contiguous() if one.is_turned else values_kspq
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    """Average over models, in their order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total / len(parts) if len(parts) > 1 else total
 
 
 def way_back(
@@ -153,6 +188,13 @@ def way_back(
     labels: LabelSet,
 ) -> Regridding:
     """Decide how logits get back to the grid of the cropped image.
+
+    Args:
+        logits_shape: Heads, then voxels on the grid of the preprocessed image.
+        properties: What preprocessing left of the image.
+        plan: Axis order.
+        configuration: Spacing, and how probabilities are resampled.
+        labels: What the heads stand for.
 
     Raises:
         ModelError: There is not one logit per head, or the plan's resampling cannot reach the image's grid.
@@ -176,123 +218,17 @@ def way_back(
     return change
 
 
-def _painted(codes_zyx: LabelArray, labels: LabelSet) -> LabelArray:
-    """Return the label value of each code: a head is its label; a region has the value it is painted with."""
-    if labels.region_labels is None:
-        return codes_zyx
-    painted_zyx: LabelArray = np.array((BACKGROUND, *labels.region_labels))[codes_zyx]
-    return painted_zyx
-
-
-def _codes(logits: Tensor, labels: LabelSet, dim: int) -> Tensor:
-    """Decide each voxel: the first largest logit, or the last region whose probability exceeds one half.
-
-    A region painted later covers those before it, so that the last one is all that is seen.
+def decided_labels(logits_kzyx: Tensor, change: Regridding, labels: LabelSet) -> LabelArray:
+    """Decide on a label for each voxel of another grid.
 
     Args:
-        logits: float32, heads along `dim`.
+        logits_kzyx: One entry per head, on the grid before.
+        change: From grid to grid.
         labels: What the heads stand for.
-        dim: Axis of the heads.
 
     Returns:
-        The head, or with regions one more than it and 0 for none; without the axis of the heads.
-
-    Source:
-        Engine specification A 8.3.
+        Labels on the new grid, uint8, or uint16 from 255 foreground labels on.
     """
-    dtype = torch.uint8 if len(labels.heads) < FEWEST_FOR_16_BITS else torch.int16
-    if not labels.has_regions:
-        return logits.max(dim).indices.to(dtype)
-    shape = [1] * logits.ndim
-    shape[dim] = -1
-    ranks = torch.arange(1, logits.shape[dim] + 1, dtype=dtype, device=logits.device).reshape(shape)
-    return ((logits.sigmoid() > CONFIDENT) * ranks).amax(dim)
-
-
-def _is_linear(change: Regridding) -> bool:
-    """Whether every interpolated value is a weighted mean of its neighbours."""
-    return all(line.before == line.after or line.order <= LINEAR for line in map(change.line, range(3)))
-
-
-def _slabs(change: Regridding, heads: int) -> Iterator[slice]:
-    """Cut the new grid into slabs of slices z that need, or hold, a bounded number of logits."""
-    slice_bytes = 4 * heads * max(prod(change.source[1:]), prod(change.target[1:]))
-    length = change.target[0]
-    count = max(1, SLAB_BYTES // slice_bytes)
-    for start in range(0, length, count):
-        yield slice(start, min(start + count, length))
-
-
-def _logit_slabs(logits_kzyx: Tensor, change: Regridding) -> Iterator[tuple[slice, Tensor]]:
-    """Interpolate all logits, slab by slab (k, z, y, x)."""
-    whole_kzyx = logits_kzyx.float().cpu().numpy()
-    within = value_range(whole_kzyx, change)
-    for rows in _slabs(change, len(whole_kzyx)):
-        yield rows, torch.from_numpy(interpolated_rows(whole_kzyx, change, within, rows))
-
-
-def _interpolated(logits_kzyx: Tensor, change: Regridding, labels: LabelSet) -> Iterator[Tensor]:
-    """Decide each voxel by its interpolated logits, slab by slab; right for every order."""
-    for _, slab_kzyx in _logit_slabs(logits_kzyx, change):
-        yield _codes(slab_kzyx, labels, 0)
-
-
-def _decided(logits_kzyx: Tensor, change: Regridding, labels: LabelSet) -> Iterator[Tensor]:
-    """Decide each voxel, slice by slice, interpolating within a slice only where its neighbours disagree."""
-    across, *within = (_ends(change, axis, logits_kzyx.device) for axis in range(3))
-    plane = _plane(change.source[2], *within)
-    held: dict[int, Tensor] = {}
-    for indices, weights in zip(across.indices.tolist(), across.weights.tolist(), strict=True):
-        held = {index: held[index] if index in held else _pixels(logits_kzyx, index) for index in indices}
-        logits_vk = held[indices[0]]
-        if len(indices) > 1:
-            logits_vk = torch.lerp(logits_vk, held[indices[1]], weights[1])
-        codes_yx = _codes(logits_vk, labels, 1).reshape(change.source[1:])
-        decided_yx = _at_first_ends(codes_yx, within)
-        undecided = _at_first_ends(_disagreeing(codes_yx, within), within).reshape(-1).nonzero()[:, 0]
-        neighbours, shares = (
-            plane.indices.index_select(0, undecided),
-            plane.weights.index_select(0, undecided),
-        )
-        values_vk = F.embedding_bag(neighbours, logits_vk, mode="sum", per_sample_weights=shares)
-        decided_yx.view(-1)[undecided] = _codes(values_vk, labels, 1)
-        yield decided_yx[None]
-
-
-def _pixels(logits_kzyx: Tensor, z: int) -> Tensor:
-    """Return one slice with the logits of each pixel side by side, float32 (v, k)."""
-    return logits_kzyx[:, z].flatten(1).t().contiguous().float()
-
-
-def _ends(change: Regridding, axis: int, device: torch.device) -> Ends:
-    """Return the neighbours along one axis as tensors."""
-    line = change.line(axis)
-    known = taps(line.before, line.after, min(line.order, LINEAR))
-    indices, weights = np.ascontiguousarray(known.indices.T), np.ascontiguousarray(known.weights.T)
-    return Ends(torch.from_numpy(indices).to(device), torch.from_numpy(weights).to(device, torch.float32))
-
-
-def _plane(columns: int, along_y: Ends, along_x: Ends) -> Ends:
-    """Combine two axes: flat indices into a slice of so many columns, and the products of the weights."""
-    indices = along_y.indices[:, None, :, None] * columns + along_x.indices[None, :, None, :]
-    weights = along_y.weights[:, None, :, None] * along_x.weights[None, :, None, :]
-    return Ends(indices.flatten(2).flatten(0, 1), weights.flatten(2).flatten(0, 1))
-
-
-def _disagreeing(codes_yx: Tensor, within: Sequence[Ends]) -> Tensor:
-    """Mark pixels that do not all agree with the next ones along the interpolated axes."""
-    lowest = highest = codes_yx
-    for axis, ends in enumerate(within):
-        if ends.is_pair:
-            count = codes_yx.shape[axis]
-            following = torch.arange(1, count + 1, device=codes_yx.device).clamp_(max=count - 1)
-            lowest = torch.minimum(lowest, lowest.index_select(axis, following))
-            highest = torch.maximum(highest, highest.index_select(axis, following))
-    return lowest != highest
-
-
-def _at_first_ends(values_yx: Tensor, within: Sequence[Ends]) -> Tensor:
-    """Copy the value at the first neighbour to every pixel of the image's grid."""
-    for axis, ends in enumerate(within):
-        values_yx = values_yx.index_select(axis, ends.indices[:, 0])
-    return values_yx
+    z, y, x = change.target
+    one = Stream(iter([Slab(0, logits_kzyx)]), change, (0, 1, 2), change.target, ((0, z), (0, y), (0, x)))
+    return exported([one], labels, Wanted()).labels_zyx

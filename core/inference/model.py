@@ -21,6 +21,7 @@ from core.domain.model import (
 )
 from core.domain.plan import Configuration, ConfigurationName, Plan, PlanMistake, plan_error
 from core.domain.plan_check import configuration_mistakes, transposition_mistakes
+from core.domain.postprocessing import Postprocessing
 from core.domain.stages import input_channels
 from core.domain.training import Fold
 from core.errors import DomainError, ModelError
@@ -50,6 +51,8 @@ class LoadedModel:
     device: torch.device
     previous: "LoadedModel | None" = None
     """In a cascade, the model of the stage before, if it is at hand."""
+    postprocessing: Postprocessing | None = None
+    """What is removed from every segmentation of an image."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:

@@ -1,25 +1,26 @@
 """From an image to its segmentation: check, preprocess, slide the networks, return to the image's grid."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import partial
 from time import perf_counter
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from core.domain.model import PredictionOptions
-from core.domain.plan import Architecture
 from core.domain.progress import Observer, Progress
 from core.domain.training import Fold
 from core.errors import CancelledError, ImageError, ModelError
-from core.inference.ensemble import Accumulator, fold_mean_logits, tile_count
-from core.inference.export import segmentation_from_logits
-from core.inference.model import LoadedModel, tile_network
-from core.inference.sliding_window import Window, mirror_passes
+from core.inference.ensemble import TrainedModel, members_of
+from core.inference.export import Exported, Wanted, exported, stream, way_back
+from core.inference.model import LoadedModel
+from core.inference.passes import Run, common_axis, lacking, logits_of, run_of, slabs_of
+from core.inference.postprocess import postprocessed
+from core.inference.slabs import Slab
+from core.inference.sliding_window import OnTiles
 from core.io.case_store import PreprocessedCase
-from core.io.image import FloatArray, Image, LabelArray, LabelMap
+from core.io.image import FloatArray, Geometry, Image, LabelArray, LabelMap
 from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
 
@@ -27,25 +28,8 @@ STAGE = "predict"
 PREVIOUS_STAGE = "previous"
 """What an observer is told of: tiles of the model, and of the earlier stages of a cascade."""
 
-CPU_BATCH_VOXELS = 1 << 15
-"""Voxels of one forward pass on a CPU, unless a single tile has more already.
-
-Source:
-    Own measurement, one thread, per tile: 2D 56 x 40 in bf16 4.9 ms alone, 1.5 ms in batches of 16; 3D
-    40 x 56 x 40 63 ms alone, 91 ms in batches of 8.
-"""
-
-GPU_BATCH_VOXELS = 1 << 24
-"""Voxels of one forward pass on a GPU at most: eight tiles of 128 x 128 x 128, more brings nothing."""
-
-GPU_BYTES_PER_VOXEL = 12
-"""Memory of a forward pass per voxel and feature of the first stage: six feature maps of two bytes."""
-
-ASSUMED_FEATURES = 32
-"""Of the first stage, where only a package knows."""
-
-GPU_SHARE = 0.5
-"""Share of the free GPU memory that one forward pass may take, and likewise image and sums together."""
+NOTHING_ELSE = Wanted()
+"""Than the label map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +39,41 @@ class Prediction:
     segmentation: LabelMap
     """On the grid of the image, in its geometry."""
     seconds: dict[str, float]
-    """Per stage: preprocess, network, export."""
+    """Per stage: preprocess, network, export; in a cascade also previous."""
     precision: Precision
     folds: tuple[Fold, ...]
+    uncertainty_zyx: FloatArray | None = None
+    """Where wanted, 0 to 1 on the same grid; see `core.inference.decision.entropy`."""
+    is_postprocessed: bool = False
+    """Whether the model's postprocessing was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as far as it can be brought along without a network."""
+
+    geometry: Geometry
+    cases: tuple[PreprocessedCase | None, ...]
+    """Per member; None where a stage before has to segment the image first."""
+    image: Image | None
+    """Kept where one has."""
+    seconds: float
 
 
 def predict_image(
-    model: LoadedModel,
+    model: TrainedModel,
     image: Image,
     options: PredictionOptions,
     observer: Observer,
     *,
     previous_zyx: LabelArray | None = None,
     stage: str = STAGE,
+    wanted: Wanted = NOTHING_ELSE,
 ) -> Prediction:
     """Segment one image; in a cascade one stage after the other.
 
     Args:
-        model: From `load_model`.
+        model: From `load_model`, or an ensemble.
         image: All channels, in the model's channel order.
         options: Which folds, tiles and mirroring; its precision and device were chosen with the model. Of stages
             before, every fold is taken.
@@ -80,39 +81,97 @@ def predict_image(
         previous_zyx: In a cascade, what the previous stage segmented, on the image's grid; the model's own
             previous stage segments it if not given.
         stage: What the observer is told of.
+        wanted: What to keep beside the label map.
 
     Raises:
         ImageError: The image has other channels than the model was trained on, or `previous_zyx` does not fit it.
         ModelError: A fold is not loaded, a logit is not finite, or the stage before is missing or superfluous.
         CancelledError: The observer asked to stop.
     """
+    prepared = prepare(model, image, previous_zyx=previous_zyx)
+    return predict_prepared(model, prepared, options, observer, stage=stage, wanted=wanted)
+
+
+def prepare(model: TrainedModel, image: Image, *, previous_zyx: LabelArray | None = None) -> Prepared:
+    """Preprocess an image for every member of a model, as `predict_image` does.
+
+    Raises:
+        DomainError: As `predict_image`.
+    """
     require_channels(model, image)
-    seconds, started = {}, perf_counter()
+    started = perf_counter()
     if previous_zyx is not None:
         _require_previous(model, image, previous_zyx)
-    elif model.configuration.previous_stage is not None:
-        earlier = options.model_copy(update={"folds": None})
-        before = predict_image(_previous_model(model), image, earlier, observer, stage=PREVIOUS_STAGE)
-        previous_zyx = before.segmentation.labels_zyx
-        seconds["previous"] = perf_counter() - started
-    begun = perf_counter()
-    case = preprocess_case(
-        image, None, model.plan, model.configuration, model.labels, previous_zyx=previous_zyx
-    )
-    preprocessed = perf_counter()
-    logits_kzyx = predict_logits(model, case, options, observer, stage=stage)
-    computed = perf_counter()
-    segmentation = segmentation_of(model, case, logits_kzyx)
-    seconds |= {"preprocess": preprocessed - begun, "network": computed - preprocessed}
+    cases = [
+        None
+        if member.configuration.previous_stage is not None and previous_zyx is None
+        else _preprocessed(member, image, previous_zyx)
+        for member in members_of(model)
+    ]
+    kept = image if any(case is None for case in cases) else None
+    return Prepared(image.geometry, tuple(cases), kept, perf_counter() - started)
+
+
+def predict_prepared(
+    model: TrainedModel,
+    prepared: Prepared,
+    options: PredictionOptions,
+    observer: Observer,
+    *,
+    stage: str = STAGE,
+    wanted: Wanted = NOTHING_ELSE,
+) -> Prediction:
+    """Segment an image that `prepare` preprocessed, as `predict_image` does.
+
+    Raises:
+        DomainError: As `predict_image`.
+    """
+    seconds: dict[str, float] = {}
+    cases = []
+    for member, case in zip(members_of(model), prepared.cases, strict=True):
+        if case is None and prepared.image is not None:
+            started = perf_counter()
+            previous_zyx = _stage_before(member, prepared.image, options, observer)
+            seconds["previous"] = seconds.get("previous", 0) + perf_counter() - started
+            cases.append(_preprocessed(member, prepared.image, previous_zyx))
+        elif case is not None:
+            cases.append(case)
+    clock = _Clock()
+    runs = [run_of(member, case, options) for member, case in zip(members_of(model), cases, strict=True)]
+    found = _segmented(runs, observer, stage, wanted, clock)
+    labels_zyx = found.labels_zyx
+    is_postprocessed = options.postprocessing and model.postprocessing is not None
+    if is_postprocessed and model.postprocessing is not None:
+        labels_zyx = postprocessed(labels_zyx, model.postprocessing)
     return Prediction(
-        segmentation=segmentation,
-        seconds={**seconds, "export": perf_counter() - computed},
+        segmentation=LabelMap(labels_zyx, prepared.geometry),
+        seconds=seconds
+        | {"preprocess": prepared.seconds, "network": clock.network, "export": clock.since() - clock.network},
         precision=model.precision,
-        folds=_chosen_folds(model, options),
+        folds=runs[0].folds,
+        uncertainty_zyx=found.uncertainty_zyx,
+        is_postprocessed=is_postprocessed,
     )
 
 
-def require_channels(model: LoadedModel, image: Image) -> None:
+def segment_case(
+    model: LoadedModel,
+    case: PreprocessedCase,
+    options: PredictionOptions,
+    observer: Observer,
+    *,
+    wanted: Wanted = NOTHING_ELSE,
+) -> LabelMap:
+    """Segment a preprocessed case as validation does: without postprocessing.
+
+    Raises:
+        DomainError: As `predict_image`, channels aside.
+    """
+    found = _segmented([run_of(model, case, options)], observer, STAGE, wanted, _Clock())
+    return LabelMap(found.labels_zyx, case.properties.geometry)
+
+
+def require_channels(model: TrainedModel, image: Image) -> None:
     """Refuse an image that does not have one channel for each of the model's.
 
     Raises:
@@ -136,7 +195,7 @@ def predict_logits(
     *,
     stage: str = STAGE,
 ) -> Tensor:
-    """Average the logits of the folds over a preprocessed case, as `predict_image` and validation do.
+    """Average the logits of the folds over a preprocessed case, for whoever needs all of them side by side.
 
     Returns:
         logits_kzyx on the grid of the case, on whichever device they fit.
@@ -144,36 +203,75 @@ def predict_logits(
     Raises:
         DomainError: As `predict_image`, channels aside.
     """
-    folds = _chosen_folds(model, options)
-    voxels = torch.from_numpy(_network_input(model, case))
-    window = _window(model, options)
-    heads = len(model.labels.heads)
-    home = _home(voxels, heads, model.device)
-    labels = () if model.configuration.previous_stage is None else model.labels.foreground
-    networks = [tile_network(model.networks[fold], model.precision, model.device, labels) for fold in folds]
-    on_tiles = _reporting(observer, tile_count(voxels, window, folds=len(folds)), stage)
-    return fold_mean_logits(networks, voxels.to(home), window, Accumulator(heads, home), on_tiles)
+    run = run_of(model, case, options)
+    return logits_of(run, _reporting(observer, [run.tiles], stage)[0])
 
 
-def segmentation_of(model: LoadedModel, case: PreprocessedCase, logits_kzyx: Tensor) -> LabelMap:
+def segmentation_of(
+    model: LoadedModel, case: PreprocessedCase, logits_kzyx: Tensor, *, wanted: Wanted = NOTHING_ELSE
+) -> LabelMap:
     """Bring logits back to the grid of the image, as labels."""
-    labels_zyx = segmentation_from_logits(
-        logits_kzyx, case.properties, model.plan, model.configuration, model.labels
+    change = way_back(logits_kzyx.shape, case.properties, model.plan, model.configuration, model.labels)
+    one = stream(iter([Slab(0, logits_kzyx)]), 0, change, case.properties, model.plan)
+    return LabelMap(exported([one], model.labels, wanted).labels_zyx, case.properties.geometry)
+
+
+class _Clock:
+    """How long networks took of what has passed since it was made."""
+
+    def __init__(self) -> None:
+        self.network = 0.0
+        self._begun = perf_counter()
+
+    def since(self) -> float:
+        """Return the seconds since it was made."""
+        return perf_counter() - self._begun
+
+    def timing(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
+        """Count the time that slabs take to come."""
+        while True:
+            begun = perf_counter()
+            slab = next(slabs, None)
+            self.network += perf_counter() - begun
+            if slab is None:
+                return
+            yield slab
+
+
+def _segmented(
+    runs: Sequence[Run], observer: Observer, stage: str, wanted: Wanted, clock: _Clock
+) -> Exported:
+    """Slide all networks, and decide on labels while slabs come."""
+    axis, labels = common_axis(runs), runs[0].model.labels
+    told = _reporting(observer, [run.tiles for run in runs], stage)
+    streams = []
+    for run, on_tiles in zip(runs, told, strict=True):
+        model, properties, along = run.model, run.case.properties, run.axis_of(axis)
+        shape = (len(labels.heads), *run.voxels_czyx.shape[1:])
+        change = way_back(shape, properties, model.plan, model.configuration, labels)
+        slabs = clock.timing(slabs_of(run, along, on_tiles, with_chances=wanted.uncertainty))
+        streams.append(stream(slabs, along, change, properties, model.plan))
+    return exported(streams, labels, wanted)
+
+
+def _preprocessed(model: LoadedModel, image: Image, previous_zyx: LabelArray | None) -> PreprocessedCase:
+    """Preprocess an image for one model."""
+    return preprocess_case(
+        image, None, model.plan, model.configuration, model.labels, previous_zyx=previous_zyx
     )
-    return LabelMap(labels_zyx, case.properties.geometry)
 
 
-def _network_input(model: LoadedModel, case: PreprocessedCase) -> FloatArray:
-    """Return the voxels of a case, in a cascade with what the previous stage segmented as the last channel.
+def _stage_before(
+    model: LoadedModel, image: Image, options: PredictionOptions, observer: Observer
+) -> LabelArray:
+    """Let the stage before segment an image, with every fold, as the later stage was trained.
 
     Raises:
-        ModelError: It segmented nothing.
+        ModelError: There is none.
     """
-    if model.configuration.previous_stage is None:
-        return np.require(case.voxels_czyx, dtype=np.float32, requirements=["C", "W"])
-    if case.previous_zyx is None:
-        raise _lacking(model)
-    return np.concatenate([case.voxels_czyx, case.previous_zyx[np.newaxis]], dtype=np.float32)
+    earlier = options.model_copy(update={"folds": None, "postprocessing": False})
+    before = predict_image(_previous_model(model), image, earlier, observer, stage=PREVIOUS_STAGE)
+    return before.segmentation.labels_zyx
 
 
 def _previous_model(model: LoadedModel) -> LoadedModel:
@@ -183,38 +281,29 @@ def _previous_model(model: LoadedModel) -> LoadedModel:
         ModelError: There is none.
     """
     if model.previous is None:
-        raise _lacking(model)
+        raise lacking(model)
     return model.previous
 
 
-def require_whole(model: LoadedModel) -> None:
+def require_whole(model: TrainedModel) -> None:
     """Refuse a later stage of a cascade whose stages before are not at hand, before an image is read.
 
     Raises:
         ModelError: One is missing.
     """
-    if model.configuration.previous_stage is not None:
-        require_whole(_previous_model(model))
+    for member in members_of(model):
+        if member.configuration.previous_stage is not None:
+            require_whole(_previous_model(member))
 
 
-def _lacking(model: LoadedModel) -> ModelError:
-    """Return the error that says what a later stage of a cascade needs."""
-    before = model.configuration.previous_stage
-    return ModelError(
-        f"configuration {model.configuration_name} refines what {before} segments; give that segmentation, or the "
-        f"model of {before}",
-        configuration=model.configuration_name,
-    )
-
-
-def _require_previous(model: LoadedModel, image: Image, previous_zyx: LabelArray) -> None:
+def _require_previous(model: TrainedModel, image: Image, previous_zyx: LabelArray) -> None:
     """Refuse a segmentation that no previous stage can have made of the image.
 
     Raises:
         ModelError: The model is no later stage of a cascade.
         ImageError: It lies on another grid, or holds values that are no labels.
     """
-    before = model.configuration.previous_stage
+    before = model.configuration.previous_stage if isinstance(model, LoadedModel) else None
     if before is None:
         raise ModelError(
             f"configuration {model.configuration_name} is no later stage of a cascade; predict without a "
@@ -233,71 +322,14 @@ def _require_previous(model: LoadedModel, image: Image, previous_zyx: LabelArray
         )
 
 
-def _chosen_folds(model: LoadedModel, options: PredictionOptions) -> tuple[Fold, ...]:
-    """Return the folds to average.
+def _reporting(observer: Observer, totals: Sequence[int], stage: str) -> list[OnTiles]:
+    """Return what the sliding windows of all members call between tiles; they are told of as one."""
+    done, total = [0] * len(totals), sum(totals)
 
-    Raises:
-        ModelError: One is not in memory.
-    """
-    folds = options.folds or model.folds
-    missing = [str(fold) for fold in folds if fold not in model.networks]
-    if missing:
-        known = ", ".join(map(str, model.folds))
-        raise ModelError(f"fold {', '.join(missing)} is not loaded; choose among {known}")
-    return folds
+    def told(member: int, tiles: int) -> None:
+        done[member] = tiles
+        observer.report(Progress(stage=stage, done=sum(done), total=total))
+        if sum(done) < total and observer.stop_requested():
+            raise CancelledError(f"prediction stopped after {sum(done)} of {total} tiles")
 
-
-def _reporting(observer: Observer, total: int, stage: str) -> Callable[[int], None]:
-    """Return what the sliding window calls between tiles."""
-
-    def on_tiles(done: int) -> None:
-        observer.report(Progress(stage=stage, done=done, total=total))
-        if done < total and observer.stop_requested():
-            raise CancelledError(f"prediction stopped after {done} of {total} tiles")
-
-    return on_tiles
-
-
-def _window(model: LoadedModel, options: PredictionOptions) -> Window:
-    """Lay out tiles and mirrorings, as many per forward pass as the device digests best.
-
-    Mirrorings share a pass on a GPU only, which even one tile in all its mirrorings hardly fills.
-    """
-    patch = model.configuration.patch_size
-    axes = model.mirror_axes if options.mirroring else ()
-    budget = _batch_voxels(model.device, _features(model.configuration.architecture))
-    fits = max(1, budget // prod(patch))
-    passes = min(fits, len(mirror_passes(axes)))
-    if model.device.type == "cpu":
-        passes = 1
-    return Window(
-        patch=patch,
-        step=options.step_size,
-        mirror_axes=axes,
-        has_gaussian=options.gaussian,
-        tiles_per_batch=fits // passes,
-        passes_per_batch=passes,
-    )
-
-
-def _features(architecture: Architecture) -> int:
-    """Return the feature maps of the finest stage; of a package's network a guess."""
-    return architecture.unet.features_per_stage[0] if architecture.is_unet else ASSUMED_FEATURES
-
-
-def _batch_voxels(device: torch.device, features: int) -> int:
-    """Return how many voxels one forward pass should have at most."""
-    if device.type == "cpu":
-        return CPU_BATCH_VOXELS
-    free, _ = torch.cuda.mem_get_info(device)
-    return min(GPU_BATCH_VOXELS, int(free * GPU_SHARE) // (GPU_BYTES_PER_VOXEL * features))
-
-
-def _home(voxels_czyx: Tensor, heads: int, device: torch.device) -> torch.device:
-    """Return where image and sums live: on the network's device if they fit there, from their sizes."""
-    if device.type == "cpu":
-        return device
-    free, _ = torch.cuda.mem_get_info(device)
-    arrays = len(voxels_czyx) + heads + 1
-    needed = arrays * prod(voxels_czyx.shape[1:]) * voxels_czyx.element_size()
-    return device if needed <= free * GPU_SHARE else torch.device("cpu")
+    return [partial(told, member) for member in range(len(totals))]

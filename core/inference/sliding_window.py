@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import combinations, islice, product
-from math import ceil
+from itertools import combinations, groupby, islice, product
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional
 
+from core.domain.tiling import STEP, tile_starts
 from core.io.image import FloatArray
 
 SIGMA_PER_TILE = 1 / 8
@@ -20,6 +21,9 @@ SIGMA_PER_TILE = 1 / 8
 
 PEAK_WEIGHT = 10.0
 """Weight of the central voxel: keeps the corners above zero in 16 bits. Source: as above."""
+
+HEADS_AT_ONCE = 16
+"""Heads whose logits are mirrored back at a time: of a hundred, a copy would take a gigabyte."""
 
 Corner = tuple[int, int, int]
 """Where a tile begins, (z, y, x); tiles of a 2D network are one slice thick."""
@@ -37,7 +41,7 @@ class Window:
 
     patch: tuple[int, ...]
     """Voxels that the network sees: three, or two for a 2D network."""
-    step: float = 0.5
+    step: float = STEP
     """Distance of neighbouring tiles as a share of the patch, at most; in (0, 1]."""
     mirror_axes: tuple[int, ...] = ()
     """Axes of the patch along which tiles are mirrored as well."""
@@ -47,29 +51,6 @@ class Window:
     """Tiles in one forward pass."""
     passes_per_batch: int = 1
     """Mirrorings in one forward pass."""
-
-
-def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
-    """Spread tiles evenly over one axis, first and last flush with its ends.
-
-    Args:
-        size: Voxels of the image, at least `tile`.
-        tile: Voxels of the tile.
-        step: Largest distance between neighbours, as a share of the tile.
-
-    Raises:
-        ValueError: The image is smaller than the tile, or the step is not in (0, 1].
-
-    Source:
-        Engine specification B 6.5; halves are rounded to even.
-    """
-    if size < tile or not 0 < step <= 1:
-        raise ValueError(f"cannot lay tiles of {tile} with step {step} over {size} voxels")
-    count = ceil((size - tile) / (tile * step)) + 1
-    if count == 1:
-        return (0,)
-    distance = (size - tile) / (count - 1)
-    return tuple(round(distance * index) for index in range(count))
 
 
 def tile_corners(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Corner]:
@@ -84,6 +65,27 @@ def tile_corners(shape: Sequence[int], patch: Sequence[int], step: float) -> lis
     slices = [range(size) for size in shape[:flat]]
     starts = [tile_starts(size, tile, step) for size, tile in zip(shape[flat:], patch, strict=True)]
     return [(z, y, x) for z, y, x in product(*slices, *starts)]
+
+
+def tile_rows(shape: Sequence[int], window: Window, axis: int) -> list[list[Corner]]:
+    """Sort all tiles into groups that follow each other along an axis, each large enough for a forward pass.
+
+    Args:
+        shape: Voxels of the padded image, (z, y, x).
+        window: How tiles lie, and how many share a forward pass.
+        axis: 0, 1 or 2; all tiles of a group begin before those of the next.
+
+    Returns:
+        Corners by group.
+    """
+    rows: list[list[Corner]] = []
+    ordered = sorted(tile_corners(shape, window.patch, window.step), key=itemgetter(axis))
+    for _, same in groupby(ordered, key=itemgetter(axis)):
+        if rows and len(rows[-1]) < window.tiles_per_batch:
+            rows[-1] += same
+        else:
+            rows.append(list(same))
+    return rows
 
 
 @lru_cache(maxsize=8)
@@ -120,31 +122,12 @@ def weight_map(window: Window) -> Tensor:
     return torch.tensor(gaussian_map(window.patch)) if window.has_gaussian else torch.ones(window.patch)
 
 
-def weight_sum(shape: Sequence[int], window: Window, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Add up the weights that each voxel gets from all tiles.
-
-    Args:
-        shape: Voxels of the (padded) image, (z, y, x).
-        window: How tiles lie.
-        dtype: Of the sum.
-
-    Returns:
-        Positive weights over the axes of the patch: (z, y, x), or (y, x) since all slices are alike.
-    """
-    extent = shape[len(shape) - len(window.patch) :]
-    weights, total = weight_map(window).to(dtype), torch.zeros(tuple(extent), dtype=dtype)
-    axes = [tile_starts(size, tile, window.step) for size, tile in zip(extent, window.patch, strict=True)]
-    for starts in product(*axes):
-        total[_span(starts, window.patch)] += weights
-    return total
-
-
 def _span(starts: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
     """Return the slices of a tile along the axes of the patch."""
     return tuple(slice(start, start + size) for start, size in zip(starts, patch, strict=True))
 
 
-def _tile(corner: Corner, patch: Sequence[int]) -> tuple[int | slice, ...]:
+def tile_index(corner: Corner, patch: Sequence[int]) -> tuple[int | slice, ...]:
     """Return the index of a tile in an array (c, z, y, x); a slice of a 2D network loses its axis z."""
     flat = len(corner) - len(patch)
     return (slice(None), *corner[:flat], *_span(corner[flat:], patch))
@@ -195,8 +178,12 @@ def mirrored_mean(network: TileNetwork, tiles_bczyx: Tensor, window: Window) -> 
     while group := list(islice(remaining, window.passes_per_batch)):
         logits_bkzyx = network(torch.cat([_flip(tiles_bczyx, axes) for axes in group]))
         for axes, part_bkzyx in zip(group, logits_bkzyx.chunk(len(group)), strict=True):
-            upright = _flip(part_bkzyx.float(), axes)
-            total = upright if total is None else total.add_(upright)
+            if total is None:
+                total = _flip(part_bkzyx, axes).float()
+                continue
+            for heads in range(0, total.shape[1], HEADS_AT_ONCE):
+                few = slice(heads, heads + HEADS_AT_ONCE)
+                total[:, few].add_(_flip(part_bkzyx[:, few], axes))
     if total is None:
         raise AssertionError("there is always the pass without mirroring")
     return total.div_(len(passes)) if len(passes) > 1 else total
@@ -205,28 +192,3 @@ def mirrored_mean(network: TileNetwork, tiles_bczyx: Tensor, window: Window) -> 
 def _flip(batch: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Mirror, or return the same tensor for no axes (torch would copy it)."""
     return batch.flip(axes) if axes else batch
-
-
-@torch.inference_mode()
-def add_logits(
-    total_kzyx: Tensor, network: TileNetwork, voxels_czyx: Tensor, window: Window, on_tiles: OnTiles
-) -> None:
-    """Add the weighted logits of every tile to a running sum; dividing by `weight_sum` is the caller's.
-
-    Args:
-        total_kzyx: The sum, changed in place; it may live elsewhere than the network.
-        network: Sees one batch of tiles at a time, on its own device.
-        voxels_czyx: The image, at least as large as the patch.
-        window: How tiles lie and what they weigh.
-        on_tiles: Told before each batch, and at the end, how many tiles are done.
-    """
-    corners = tile_corners(voxels_czyx.shape[1:], window.patch, window.step)
-    weights = weight_map(window).to(total_kzyx.device)
-    for begin in range(0, len(corners), window.tiles_per_batch):
-        on_tiles(begin)
-        batch = [_tile(corner, window.patch) for corner in corners[begin : begin + window.tiles_per_batch]]
-        tiles_bczyx = torch.stack([voxels_czyx[index] for index in batch])
-        logits_bkzyx = mirrored_mean(network, tiles_bczyx, window).to(total_kzyx.device)
-        for index, logits_kzyx in zip(batch, logits_bkzyx, strict=True):
-            total_kzyx[index] += logits_kzyx.mul_(weights)
-    on_tiles(len(corners))

@@ -74,9 +74,11 @@ def explain(
     decisions = [*_dataset_decisions(known)]
     for name in plan.configurations:
         decisions += _configuration_decisions(known, name)
-    heads = len(description.label_set().heads) if description is not None else UNKNOWN_HEADS
+    labels = description.label_set() if description is not None else None
+    heads = UNKNOWN_HEADS if labels is None else len(labels.heads)
+    foreground = None if labels is None else len(labels.foreground)
     costs = (
-        prediction_memory(plan, name, heads, image_shape, image_spacing)
+        prediction_memory(plan, name, heads, image_shape, image_spacing, foreground=foreground)
         for name in plan.configurations
         if image_shape is not None and plan.configuration(name).architecture.is_unet
     )

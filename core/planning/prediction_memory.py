@@ -1,12 +1,13 @@
 """What segmenting an image will cost at most: memory of processor and GPU, tiles, from shapes alone."""
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import prod
 from typing import Final
 
 from core.domain.explanation import PredictionMemory
 from core.domain.geometry import Shape, Spacing, permuted, resampled_shape
 from core.domain.plan import ArchitectureArguments, Configuration, ConfigurationName, Plan
+from core.domain.tiling import STEP, slab_shape, tile_starts
 
 BASE_BYTES: Final = 450 * 2**20
 """Of the process before it sees an image: torch and the other libraries. Own measurement."""
@@ -25,12 +26,12 @@ READ_COPIES: Final = 2
 RESAMPLING_COPIES: Final = 3
 """Copies of the image while it is resampled: as read, normalized, and the larger of the passes' results."""
 
+LABEL_MAPS: Final = 2
+"""Bytes of a segmentation and of what is written of it, per voxel of the image."""
+
 FEATURE_MAPS: Final = 6
 """Maps of the finest stage that a forward pass holds at once: the skip connection, what is upsampled, both side by
 side (two), what is convolved of them, and a scratch map. Those of the coarser stages add less than one."""
-
-STEP: Final = 0.5
-"""Distance of neighbouring tiles as a share of the patch; Engine specification B 6.5."""
 
 
 def prediction_memory(
@@ -39,6 +40,8 @@ def prediction_memory(
     heads: int,
     image_shape: Shape,
     image_spacing: Spacing | None = None,
+    *,
+    foreground: int | None = None,
 ) -> PredictionMemory:
     """Estimate the peak memory of a prediction.
 
@@ -48,6 +51,7 @@ def prediction_memory(
         heads: Logits per voxel: regions, or labels with background.
         image_shape: Voxels of the image, (z, y, x) as in its file.
         image_spacing: Its spacing in millimetres, same order; that of the plan's median case if not given.
+        foreground: Labels that a later stage of a cascade sees as a channel each; one less than heads if not given.
 
     Returns:
         Estimates; measured peaks lay within 25 % of `cpu_bytes` (docs/decisions/0017).
@@ -57,14 +61,18 @@ def prediction_memory(
     """
     chosen = plan.configuration(name)
     channels, arguments = len(chosen.normalization_schemes), chosen.architecture.unet
+    is_later = chosen.previous_stage is not None
+    seen = channels + is_later * (heads - 1 if foreground is None else foreground)
     grid = _grid(plan, chosen, image_shape, image_spacing)
     image, network, patch = prod(image_shape), prod(grid), prod(chosen.patch_size)
-    weights = FLOAT * parameters(arguments, channels, heads)
+    weights = FLOAT * parameters(arguments, seen, heads)
+    maps = FEATURE_MAPS * arguments.features_per_stage[0] + 2 * heads + is_later * 2 * seen
     parts = {
         "the image": FLOAT * channels * image,
-        "the image on the network's grid": FLOAT * channels * network,
-        "the sum of logits": FLOAT * heads * network,
-        "one forward pass": FLOAT * patch * (FEATURE_MAPS * arguments.features_per_stage[0] + 2 * heads),
+        "the image on the network's grid": FLOAT * (channels + 2 * is_later) * network,
+        "the sum of logits": FLOAT * (heads + 1) * prod(slab_shape(grid, chosen.patch_size)),
+        "the label map": LABEL_MAPS * image,
+        "one forward pass": FLOAT * patch * maps,
         "the weights": weights,
         "the process itself": BASE_BYTES,
     }
@@ -105,10 +113,10 @@ def _grid(plan: Plan, chosen: Configuration, image_shape: Shape, image_spacing: 
 
 def _tiles(grid: Shape, patch: Sequence[int]) -> int:
     """Count the tiles; a 2D network visits every slice."""
-    slices = prod(grid[: len(grid) - len(patch)])
-    extent = grid[len(grid) - len(patch) :]
-    steps = (ceil((count - edge) / (edge * STEP)) + 1 for count, edge in zip(extent, patch, strict=True))
-    return slices * prod(steps)
+    slices, extent = grid[: len(grid) - len(patch)], grid[len(grid) - len(patch) :]
+    return prod(slices) * prod(
+        len(tile_starts(count, edge, STEP)) for count, edge in zip(extent, patch, strict=True)
+    )
 
 
 def parameters(arguments: ArchitectureArguments, channels: int, heads: int) -> int:

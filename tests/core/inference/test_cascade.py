@@ -14,9 +14,9 @@ from core.domain.model import PredictionOptions
 from core.domain.progress import Progress, SilentObserver
 from core.errors import ImageError, ModelError
 from core.inference.cascade import next_stage_labels, next_stage_shape, with_labels_apart
-from core.inference.ensemble import Accumulator, fold_mean_logits
 from core.inference.model import LoadedModel, load_model, load_stage, tile_network
 from core.inference.predict import predict_image, predict_logits
+from core.inference.slabs import Accumulator, fold_mean_logits
 from core.inference.sliding_window import Window
 from core.io.image import Geometry, Image
 from core.preprocessing.pipeline import preprocess_case

@@ -10,7 +10,7 @@ import torch
 
 from core.domain.dataset import DatasetDescription
 from core.domain.plan import Plan
-from core.inference.ensemble import Accumulator, fold_mean_logits
+from core.inference.slabs import Accumulator, fold_mean_logits
 from core.inference.sliding_window import Window
 from core.network.contract import Network
 from core.network.unet import build_network

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from core.domain.tiling import tile_starts
 from core.errors import CancelledError, ModelError
-from core.inference.ensemble import Accumulator, fold_mean_logits, tile_count
+from core.inference.slabs import Accumulator, fold_mean_logits, logit_slabs, slab_values, tile_count
 from core.inference.sliding_window import (
     Window,
     gaussian_map,
@@ -17,8 +19,7 @@ from core.inference.sliding_window import (
     mirrored_mean,
     pad_to_patch,
     tile_corners,
-    tile_starts,
-    weight_sum,
+    tile_rows,
 )
 
 GOLDENS = Path(__file__).resolve().parents[3] / "../shared/goldens/inference_goldens"
@@ -116,24 +117,33 @@ def test_mirrorings_come_by_number_of_axes() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(layout=layouts())
-def test_every_voxel_is_seen_and_weights_are_positive(layout: tuple[tuple[int, ...], Window]) -> None:
+@given(layout=layouts(), axis=st.integers(0, 2))
+def test_groups_of_tiles_follow_each_other_and_hold_each_once(
+    layout: tuple[tuple[int, ...], Window], axis: int
+) -> None:
     shape, window = layout
     padded, _ = pad_to_patch(torch.zeros(1, *shape), window.patch)
 
-    weights = weight_sum(padded.shape[1:], window)
+    groups = tile_rows(padded.shape[1:], window, axis)
 
-    assert weights.shape == padded.shape[4 - len(window.patch) :]
-    assert weights.min() > 0
+    corners = [corner for group in groups for corner in group]
+    assert sorted(corners) == tile_corners(padded.shape[1:], window.patch, window.step)
+    assert all(
+        max(corner[axis] for corner in one) < min(corner[axis] for corner in following)
+        for one, following in pairwise(groups)
+    )
+    assert all(len(group) >= window.tiles_per_batch for group in groups[:-1])
 
 
 @settings(max_examples=25, deadline=None)
-@given(layout=layouts())
-def test_a_network_that_changes_nothing_gives_the_image_back(layout: tuple[tuple[int, ...], Window]) -> None:
+@given(layout=layouts(), axis=st.integers(0, 2))
+def test_a_network_that_changes_nothing_gives_the_image_back(
+    layout: tuple[tuple[int, ...], Window], axis: int
+) -> None:
     shape, window = layout
     voxels = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
 
-    logits = fold_mean_logits([_identity, _identity], voxels, window, Accumulator(2, CPU), _silent)
+    logits = fold_mean_logits([_identity, _identity], voxels, window, Accumulator(2, CPU, axis=axis), _silent)
 
     assert torch.allclose(logits, voxels, atol=1e-5)
 
@@ -182,6 +192,18 @@ def test_batches_change_nothing_but_how_often_the_network_is_called() -> None:
     assert torch.allclose(one, many)
     assert singles == 4 * tile_count(voxels, window, folds=1)
     assert max(calls) == 28
+
+
+def test_sums_are_held_for_one_patch_of_slices_only() -> None:
+    voxels, window = torch.rand(1, 6, 40, 7), Window((4, 8, 4), tiles_per_batch=2)
+    slabs = logit_slabs([_identity], voxels, window, Accumulator(1, CPU, axis=1), _silent)
+
+    seen = [(slab.start, slab.stop, slab.logits_kspq.clone()) for slab in slabs]
+
+    assert slab_values((6, 40, 7), window, 1, 1) == 2 * 6 * 8 * 7
+    assert [start for start, _, _ in seen[1:]] == [stop for _, stop, _ in seen[:-1]]
+    assert max(stop - start for start, stop, _ in seen) <= 8
+    assert torch.allclose(torch.cat([logits for *_, logits in seen], 1).movedim(1, 2), voxels, atol=1e-5)
 
 
 def test_logits_of_folds_are_averaged() -> None:

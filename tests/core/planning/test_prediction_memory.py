@@ -1,6 +1,7 @@
 """What segmenting an image will cost."""
 
 import json
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,15 @@ def test_the_weights_of_recorded_networks_are_counted() -> None:
         assert counted == recorded["n_parameters"], path.stem
 
 
-def test_the_sum_of_logits_grows_with_classes_and_image() -> None:
+def test_the_sum_of_logits_grows_with_classes_and_the_slab_that_tiles_touch() -> None:
     made = plan(LIVER)
 
     few = prediction_memory(made, "3d_fullres", 3, (432, 512, 512))
     many = prediction_memory(made, "3d_fullres", 100, (432, 512, 512))
 
-    voxels = 432 * 512 * 512
-    assert many.cpu_bytes - few.cpu_bytes == pytest.approx(97 * 4 * voxels, rel=0.05)
+    edges = made.configuration("3d_fullres").patch_size
+    slab = min(edges[0] * 512 * 512, 432 * edges[1] * 512)
+    assert many.cpu_bytes - few.cpu_bytes == pytest.approx(97 * 4 * (slab + 2 * prod(edges)), rel=0.05)
     assert "the sum of logits" in many.reason
     assert few.grid == (432, 512, 512)
     assert few.tiles == 6 * 7 * 7
@@ -63,6 +65,17 @@ def test_small_images_are_padded_to_the_patch_and_slices_counted() -> None:
 
     assert (volume.grid, volume.tiles) == ((20, 256, 224), 1)
     assert (slices.grid, slices.tiles) == ((9, 256, 224), 9)
+
+
+def test_a_later_stage_of_a_cascade_sees_the_labels_of_the_one_before() -> None:
+    made = plan(LIVER)
+    entries = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    cascade = made.model_copy(update={"configurations": {**made.configurations, "later": entries}})
+
+    alone = prediction_memory(cascade, "3d_fullres", 100, (432, 512, 512))
+    later = prediction_memory(cascade, "later", 100, (432, 512, 512))
+
+    assert later.cpu_bytes > alone.cpu_bytes + 2 * 4 * 432 * 512 * 512
 
 
 def test_pictures_have_one_slice() -> None:
