@@ -20,6 +20,8 @@ class JobKind(StrEnum):
     TRAINING = "training"
     """The parent of the five above; never claimed, its state follows from its children's."""
     PREDICT = "predict"
+    IMPORT_MODEL = "import_model"
+    EXPORT_MODEL = "export_model"
 
 
 class JobState(StrEnum):
@@ -67,6 +69,8 @@ LANES: Mapping[JobKind, Lane] = {
     JobKind.SELECT: Lane.CPU,
     JobKind.TRAINING: Lane.CPU,
     JobKind.PREDICT: Lane.PREDICT,
+    JobKind.IMPORT_MODEL: Lane.CPU,
+    JobKind.EXPORT_MODEL: Lane.CPU,
 }
 
 FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})

@@ -8,7 +8,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import log
-from app.api import datasets, events, health, jobs, models, plans, predictions, problems, trainings
+from app.api import (
+    aliases,
+    datasets,
+    events,
+    exports,
+    health,
+    jobs,
+    models,
+    plans,
+    predictions,
+    problems,
+    trainings,
+)
 from app.api.deps import VERSION_PREFIX
 from app.api.guard import Guard
 from app.db.base import open_engine, open_readers, open_sessions
@@ -20,7 +32,8 @@ from app.storage import LocalStore
 logger = logging.getLogger(__name__)
 
 ROUTERS = tuple(
-    room.router for room in (datasets, plans, trainings, jobs, events, models, predictions, health)
+    room.router
+    for room in (datasets, plans, trainings, jobs, events, aliases, models, exports, predictions, health)
 )
 
 SHUTDOWN_SECONDS = 5

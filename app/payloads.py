@@ -7,8 +7,9 @@ from uuid import UUID
 from pydantic import Field, TypeAdapter
 
 from app.jobs import JobKind
-from app.requests import DEFAULT_PRESET
+from app.requests import DEFAULT_PRESET, ExportTarget
 from core.domain.dataset import CaseId, DatasetProblem
+from core.domain.exchange import ImportOptions
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import ConfigurationName
 from core.domain.pretraining import PretrainedRecord
@@ -143,8 +144,36 @@ class PredictPayload(Record):
     """Of the input; the segmentation gets the same."""
 
 
+class ImportPayload(Record):
+    """Make a model of one that came from elsewhere."""
+
+    kind: Literal[JobKind.IMPORT_MODEL] = JobKind.IMPORT_MODEL
+    model_id: UUID
+    archive: ObjectRef
+    """Deleted once the model is there."""
+    options: ImportOptions
+
+
+class ExportPayload(Record):
+    """Write a zip of a model."""
+
+    kind: Literal[JobKind.EXPORT_MODEL] = JobKind.EXPORT_MODEL
+    export_id: UUID
+    model_id: UUID
+    model_files: dict[str, ObjectRef]
+    """Path inside the model folder → object."""
+    format: ExportTarget
+
+
 JobPayload = Annotated[
-    IngestPayload | PlanPayload | PreprocessPayload | TrainPayload | SelectPayload | PredictPayload,
+    IngestPayload
+    | PlanPayload
+    | PreprocessPayload
+    | TrainPayload
+    | SelectPayload
+    | PredictPayload
+    | ImportPayload
+    | ExportPayload,
     Field(discriminator="kind"),
 ]
 
@@ -242,6 +271,21 @@ class TrainResult(Record):
     """Which tensors were taken from the weights that it began with, if not with drawn ones."""
 
 
+class ExpectedImage(Record):
+    """What the images were like that a model learnt from; those that it segments should be."""
+
+    file_ending: str
+    """Of their files. Any format that the service reads will do, where it keeps the same values."""
+    is_flat: bool | None
+    """Whether they were pictures instead of volumes; None where nothing tells."""
+    spacing: Spacing | None
+    """Median, in millimetres (z, y, x)."""
+    shape: Shape | None
+    """Median, in voxels (z, y, x), without the empty margin."""
+    normalization: tuple[str, ...]
+    """Per channel; CTNormalization takes Hounsfield units."""
+
+
 class SelectResult(Record):
     """Files: the whole model folder."""
 
@@ -252,6 +296,8 @@ class SelectResult(Record):
     """Over the validation cases of all folds."""
     reason: str
     """Why this configuration, with numbers."""
+    image: ExpectedImage | None = None
+    """None: the release before selected."""
 
 
 class PredictResult(Record):
@@ -266,6 +312,30 @@ class PredictResult(Record):
     """Folds, precision, device, versions, hash of the model's weights, whether the model was warm."""
 
 
+class ImportResult(Record):
+    """A model from elsewhere. Files: the whole model folder, named by their places in `paths`."""
+
+    files: dict[str, ObjectRef]
+    paths: tuple[str, ...]
+    """Inside the model folder."""
+    name: str
+    """What the dataset was called that it learnt from."""
+    configurations: tuple[str, ...]
+    """Several where it is an ensemble."""
+    folds: tuple[Fold, ...]
+    channels: tuple[str, ...]
+    labels: dict[str, Any]
+    notes: tuple[str, ...]
+    """How it was chosen among others, and what else the user should know."""
+    image: ExpectedImage
+
+
+class ExportResult(Record):
+    """Files: `model.zip`."""
+
+    files: dict[str, ObjectRef]
+
+
 RESULTS: Mapping[JobKind, type[Record]] = {
     JobKind.INGEST: IngestResult,
     JobKind.PLAN: PlanResult,
@@ -273,6 +343,8 @@ RESULTS: Mapping[JobKind, type[Record]] = {
     JobKind.TRAIN: TrainResult,
     JobKind.SELECT: SelectResult,
     JobKind.PREDICT: PredictResult,
+    JobKind.IMPORT_MODEL: ImportResult,
+    JobKind.EXPORT_MODEL: ExportResult,
 }
 
 

@@ -1,4 +1,4 @@
-"""What clients may ask for: names, plans and trainings, each request with what is allowed in it."""
+"""What clients may ask for: names, plans, trainings and models, each request with what is allowed in it."""
 
 import re
 from collections import Counter
@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.domain.exchange import CheckpointChoice, ImportOptions
 from core.domain.record import Record
 from core.domain.training import TrainingChoices, TrainingSettings
 from core.errors import UnknownNameError
@@ -66,6 +67,9 @@ Name = Annotated[
 
 LONGEST_PATTERN = 200
 """Characters of a regular expression."""
+
+MOST_VERSIONS = 999_999_999
+"""Of models of a name."""
 
 FoldNumber = Annotated[StrictInt, Field(ge=0, lt=1000)]
 
@@ -244,3 +248,54 @@ class FurtherRequest(Record):
     """In all, those that are done included."""
     name: Name | None = None
     """Of the new training and its model; None: as that of the training before."""
+
+
+ALIAS_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]*$"
+
+AliasName = Annotated[str, StringConstraints(max_length=100, pattern=ALIAS_PATTERN)]
+"""What an alias is called; it begins with a letter, which no version number does."""
+
+FoldList = Annotated[str, StringConstraints(max_length=200, pattern=r"^(all|\d{1,3})(,(all|\d{1,3}))*$")]
+"""Folds in an address: `0,1,4` or `all`."""
+
+ExportTarget = Literal["official", "native"]
+"""For whom a model is exported: the official tools, or an import by another installation of this service."""
+
+
+class ImportRequest(Record):
+    """What a client asks for with POST /models, beside the zip."""
+
+    name: Name | None = None
+    """Of the model; None: as the dataset was called that it learnt from."""
+    configuration: Name | None = None
+    """Which of several models: its configuration, or its folder. None: the only one, or what was chosen there."""
+    folds: FoldList | None = None
+    """None: all there are."""
+    checkpoint: CheckpointChoice = "final"
+
+    @property
+    def options(self) -> ImportOptions:
+        """What the engine needs of it."""
+        folds = None
+        if self.folds is not None:
+            folds = tuple(dict.fromkeys("all" if one == "all" else int(one) for one in self.folds.split(",")))
+        return ImportOptions(configuration=self.configuration, folds=folds, checkpoint=self.checkpoint)
+
+
+class ExportRequest(Record):
+    """What a client asks for with POST /models/{id}/exports."""
+
+    format: ExportTarget = "official"
+
+
+class AliasRequest(Record):
+    """What a client asks for with PUT /models/aliases/{name}@{alias}: the model that it points at from now on."""
+
+    version: StrictInt | None = Field(default=None, ge=1, le=MOST_VERSIONS)
+    model_id: UUID | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.version is None) == (self.model_id is None):
+            raise ValueError("send either a version or a model_id, to which the alias points from now on")
+        return self

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import StorageFullError
@@ -26,9 +28,20 @@ def unpack(packed: Path, folder: Path, limits: ArchiveLimits, observer: Observer
         CancelledError: The observer asked to stop.
         StorageFullError: The disk is full, or would be.
     """
+    with room_in_workspace():
+        archive.unpack(packed, folder, limits, observer)
+
+
+@contextmanager
+def room_in_workspace() -> Iterator[None]:
+    """Turn the system's word for a full disk into ours, with how much is missing where that is known.
+
+    Raises:
+        StorageFullError: There was no room.
+    """
     try:
         with room_on_disk():
-            archive.unpack(packed, folder, limits, observer)
+            yield
     except StorageFullError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno != errno.ENOSPC:

@@ -9,8 +9,9 @@ from core.domain.model import WEIGHTS_FILE
 
 
 def weights_of(files: Mapping[str, ObjectRef]) -> dict[str, str]:
-    """Hash of the weights per fold."""
-    return {path.split("/")[0]: ref.sha256 for path, ref in files.items() if path.endswith(WEIGHTS_FILE)}
+    """Hash of the weights per fold; those of earlier stages and of an ensemble's members by their folders."""
+    end = f"/{WEIGHTS_FILE}"
+    return {path.removesuffix(end): ref.sha256 for path, ref in files.items() if path.endswith(end)}
 
 
 def versions() -> dict[str, str]:

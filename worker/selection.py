@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from app.payloads import ObjectRef, SelectPayload, SelectResult, TrainResult, ValidationScore, WorkOrder
+from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import FINGERPRINT_FILE
 from core.domain.model import MODEL_FILE, PREVIOUS_FOLDER, fold_name
 from core.domain.plan import ConfigurationName
@@ -15,8 +16,10 @@ from core.domain.progress import Observer
 from core.domain.record import write_json
 from core.domain.splits import SPLITS_FILE
 from core.domain.training import Fold
+from worker.expected import expected_image
 from worker.observer import Message, result_message
 from worker.planning import PLANS_FILE
+from worker.preprocessed import read_plan
 from worker.provenance import versions, weights_of
 from worker.training import MODEL_FILES
 from worker.workspace import Workspace, link_or_copy
@@ -50,6 +53,11 @@ def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, obser
         folds=tuple(result.fold for result in folds),
         mean_dice=mean_dice,
         reason=reason,
+        image=expected_image(
+            read_plan(workspace, payload.plans),
+            DatasetDescription.parse((raw / "dataset.json").read_bytes()),
+            best,
+        ),
     )
     made = [file for file in outbox.rglob("*") if file.is_file()]
     return result_message(result, {file.relative_to(outbox).as_posix(): file for file in made})

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from app.payloads import (
     CaseSummary,
     ClassSummary,
+    ExportPayload,
+    ImportPayload,
     IngestPayload,
     IngestResult,
     PlanPayload,
@@ -22,6 +24,7 @@ from core import pipeline
 from core.domain.dataset import DatasetProblem
 from core.domain.progress import Observer
 from core.errors import ArchiveError, DatasetError
+from worker.exchange import export_model, import_model
 from worker.observer import Message, PipeObserver, result_message
 from worker.planning import plan
 from worker.preprocessed import preprocessed_here
@@ -54,17 +57,22 @@ def perform(
     payload = order.payload
     match payload:
         case IngestPayload():
-            return result_message(ingest(payload, workspace, observer))
+            message = result_message(ingest(payload, workspace, observer))
         case PlanPayload():
-            return plan(order, payload, workspace, observer)
+            message = plan(order, payload, workspace, observer)
         case PreprocessPayload():
-            return preprocess(order, payload, workspace, observer, threads=conditions.threads)
+            message = preprocess(order, payload, workspace, observer, threads=conditions.threads)
         case TrainPayload():
-            return train(order, payload, workspace, observer, conditions)
+            message = train(order, payload, workspace, observer, conditions)
         case SelectPayload():
-            return select(order, payload, workspace, observer)
+            message = select(order, payload, workspace, observer)
+        case ImportPayload():
+            message = import_model(order, payload, workspace, observer)
+        case ExportPayload():
+            message = export_model(order, payload, workspace, observer)
         case PredictPayload():
             raise TypeError("predictions belong to the predictor")
+    return message
 
 
 def ingest(payload: IngestPayload, workspace: Workspace, observer: Observer) -> IngestResult:

@@ -21,9 +21,9 @@ from app.api.deps import (
     SessionDep,
     settings_of,
 )
-from app.api.uploads import Expected, received
+from app.api.uploads import Expected, received, require_zip_type, zip_body
 from app.api.waiting import Accepted
-from app.errors import RequestError, UnsupportedMediaError
+from app.errors import RequestError
 from app.requests import Name
 from app.services import datasets
 from app.services.datasets import DatasetStatus
@@ -37,25 +37,6 @@ EXPECTED = Expected(
     texts=(),
     hint="send the zipped dataset folder as multipart field `file`, or as a raw application/zip body",
 )
-
-ZIP_TYPES = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
-"""As which a raw body may be declared."""
-
-UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-            "application/zip": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
 
 
 class UploadQuery(Body):
@@ -120,7 +101,7 @@ class DatasetPage(Body):
     next_cursor: str | None
 
 
-@router.post("", status_code=202, response_model=Accepted, openapi_extra=UPLOAD_BODY)
+@router.post("", status_code=202, response_model=Accepted, openapi_extra=zip_body())
 async def upload_dataset(
     request: Request,
     query: Annotated[UploadQuery, Query()],
@@ -129,7 +110,7 @@ async def upload_dataset(
     idempotency_key: IdempotencyDep = None,
 ) -> JSONResponse:
     """Take a zipped dataset; a job checks it. Poll the job, or prefer to wait."""
-    _require_zip_type(request)
+    require_zip_type(request, EXPECTED)
     async with received(request, resources.store, settings_of(request).max_upload_bytes, EXPECTED) as upload:
         if len(upload.parts) != 1:
             raise RequestError(f"{len(upload.parts)} files came; {EXPECTED.hint}")
@@ -190,15 +171,6 @@ def get_fingerprint(resources: ResourcesDep, dataset_id: UUID) -> Response:
 def delete_dataset(resources: ResourcesDep, dataset_id: UUID) -> None:
     """Delete a dataset that nothing was trained on, with its plans."""
     datasets.remove(resources, dataset_id)
-
-
-def _require_zip_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in ZIP_TYPES | {"multipart/form-data"}:
-        raise UnsupportedMediaError(
-            f"a body of type {media_type or 'unknown'} is not taken; {EXPECTED.hint}"
-            " (curl: -H 'Content-Type: application/zip')"
-        )
 
 
 def _summary(found: DatasetStatus, base: str) -> dict[str, Any]:

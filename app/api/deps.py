@@ -1,5 +1,6 @@
 """What routes ask for: a session to read with, the service's resources, the settings, their own address."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.base import transaction
 from app.errors import RequestError
 from app.services.paging import PageRequest
+from app.services.preconditions import Precondition
 from app.services.resources import Resources
 from app.settings import Settings
 
@@ -17,6 +19,9 @@ VERSION_PREFIX = "/v1"
 """Every route is there twice: plain, and under this prefix, which stays when a later version changes things."""
 
 LARGEST_PAGE = 200
+
+TAG = re.compile(r'(?:^|,)\s*"([^"]*)"\s*(?=$|,)')
+"""Entity tags of an `If-Match`; a weak one never matches (RFC 9110, 13.1.1)."""
 
 
 class Body(BaseModel):
@@ -74,6 +79,22 @@ async def no_query(request: Request) -> None:
     if request.query_params:
         names = ", ".join(sorted(set(request.query_params)))
         raise RequestError(f"this address takes no parameters, but these came: {names}")
+
+
+def precondition_of(request: Request) -> Precondition:
+    """Read `If-Match` and `If-None-Match: *`.
+
+    Raises:
+        RequestError: `If-None-Match` names a tag, which says nothing about a change.
+    """
+    match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
+    if none_match is not None and none_match.strip() != "*":
+        raise RequestError("If-None-Match takes only *, which creates a thing and never replaces one")
+    if match is None:
+        return Precondition(is_absent=none_match is not None)
+    if match.strip() == "*":
+        return Precondition(is_there=True, is_absent=none_match is not None)
+    return Precondition(tags=frozenset(TAG.findall(match)), is_absent=none_match is not None)
 
 
 ResourcesDep = Annotated[Resources, Depends(resources)]

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/health/live", "/v1/health/live"})
 """What may be asked without a key: whether the process is alive, and nothing of what it holds."""
 
-UPLOAD_PATHS = frozenset({"/datasets", "/predict", "/v1/datasets", "/v1/predict"})
+UPLOAD_PATHS = frozenset(
+    prefix + path for prefix in ("", "/v1") for path in ("/datasets", "/models", "/predict")
+)
 """Whose routes stream their bodies to disk, within limits of their own."""
 
 LARGEST_BODY_BYTES = 1024 * 1024

@@ -59,8 +59,8 @@ class JobView(Body):
     error: dict[str, Any] | None
     """Problem document (RFC 9457) of a failed or canceled job."""
     result: dict[str, Any] | None
-    """dataset_id, or dataset_id and plan, or training_id and model_id, or prediction_id; once the job has
-    succeeded."""
+    """dataset_id, or dataset_id and plan, or training_id and model_id, or prediction_id, or model_id, or model_id
+    and export_id; once the job has succeeded."""
     children: list["JobView"]
     created_at: datetime
     started_at: datetime | None
@@ -121,11 +121,14 @@ def _links(status: JobStatus, base: str) -> dict[str, str]:
         ("dataset", job.dataset_id),
         ("training", job.training_id),
         ("prediction", job.prediction_id),
+        ("model", job.model_id),
     ):
         if row_id is not None:
             links[noun] = f"{base}/{noun}s/{row_id}"
     if job.kind is JobKind.PLAN and job.training_id is None:
         links["plan"] = f"{base}/datasets/{job.dataset_id}/plans/{(job.payload or {}).get('plans_name')}"
+    if job.kind is JobKind.EXPORT_MODEL:
+        links["export"] = f"{links['model']}/exports/{(job.payload or {}).get('export_id')}"
     if job.kind is JobKind.TRAINING and status.result and status.result.get("model_id"):
         links["model"] = f"{base}/models/{status.result['model_id']}"
     return links

@@ -21,6 +21,7 @@ from app.api.deps import (
     PageDep,
     ResourcesDep,
     SessionDep,
+    precondition_of,
     resources_of,
 )
 from app.api.waiting import Accepted
@@ -30,7 +31,6 @@ from app.requests import PlanName, PlanningRequest
 from app.services import kept_plans, plans
 from app.services.following import JobStatus
 from app.services.kept_plans import ImageSize, PlanContent, PlanStatus
-from app.services.plans import Precondition
 from app.services.resources import Submission
 from core.domain.geometry import Spacing
 
@@ -44,9 +44,6 @@ AXES = 3
 WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 DECIMAL = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\.")
-
-HASH_IN_TAG = re.compile(r'(?:^|,)\s*"([^"]*)"\s*(?=$|,)')
-"""Entity tags of an `If-Match`; a weak one never matches (RFC 9110, 13.1.1)."""
 
 JSON_TYPES = frozenset({"application/json", "text/json"})
 
@@ -245,7 +242,7 @@ async def put_plan(
     """
     _require_json(request)
     text = await request.body()
-    precondition = _precondition(request)
+    precondition = precondition_of(request)
 
     def write() -> Response:
         replaced = plans.put(resources, dataset_id, name, text, precondition)
@@ -258,7 +255,7 @@ async def put_plan(
 @router.delete("/{name}", dependencies=[NoQuery], status_code=204)
 def delete_plan(request: Request, dataset_id: UUID, name: PlanNamePath, resources: ResourcesDep) -> None:
     """Delete a plan that no job works with; models that were trained with it keep it."""
-    plans.remove(resources, dataset_id, name, _precondition(request))
+    plans.remove(resources, dataset_id, name, precondition_of(request))
 
 
 def _created(request: Request, taken: Submission, base: str) -> Response:
@@ -316,22 +313,6 @@ def _links(found: PlanStatus, base: str) -> dict[str, str]:
 def _tag(found: PlanStatus) -> dict[str, str]:
     """Return the header that tells one content of a plan from another."""
     return {} if found.file is None else {"ETag": f'"{found.file.sha256}"'}
-
-
-def _precondition(request: Request) -> Precondition:
-    """Read `If-Match` and `If-None-Match: *`.
-
-    Raises:
-        RequestError: `If-None-Match` names a tag, which says nothing about a change.
-    """
-    match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
-    if none_match is not None and none_match.strip() != "*":
-        raise RequestError("If-None-Match takes only *, which creates a plan and never replaces one")
-    if match is None:
-        return Precondition(is_absent=none_match is not None)
-    if match.strip() == "*":
-        return Precondition(is_there=True, is_absent=none_match is not None)
-    return Precondition(hashes=frozenset(HASH_IN_TAG.findall(match)), is_absent=none_match is not None)
 
 
 def _require_json(request: Request) -> None:

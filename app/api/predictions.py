@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
+from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -18,7 +19,8 @@ from app.api.uploads import Expected, Part, Upload, received
 from app.api.waiting import Accepted
 from app.errors import NotAcceptableError, RequestError, UnsupportedMediaError
 from app.jobs import JobState, Urgency
-from app.services import predictions
+from app.services import aliases, predictions
+from app.services.aliases import FORMS, LONGEST_REFERENCE, ModelReference, reference_of
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES, file_ending
 from app.services.predictions import PredictionRequest, PredictionStatus
@@ -49,7 +51,7 @@ UPLOAD_BODY = {
                     "required": ["image"],
                     "properties": {
                         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "model": {"type": "string", "format": "uuid"},
+                        "model": {"type": "string", "description": f"It is {FORMS}."},
                         "urgency": {"type": "string", "enum": list(get_args(Urgency))},
                     },
                 }
@@ -63,7 +65,8 @@ UPLOAD_BODY = {
 class PredictQuery(Body):
     """Which model, and whether a person waits; may stand here, must if the body is the image itself."""
 
-    model: UUID | None = None
+    model: Annotated[str, Field(max_length=LONGEST_REFERENCE)] | None = None
+    """Its id, or `name:version`, or `name@alias`."""
     urgency: Urgency | None = None
     """`interactive`, the default, goes before `batch`."""
 
@@ -75,6 +78,9 @@ class PredictionView(Body):
     state: JobState
     job_id: UUID
     model_id: UUID
+    """Which one it was, whatever an alias points at by now."""
+    model: str
+    """Its name and version: `liver:3`."""
     file_ending: str
     """Of the image, and of the segmentation."""
     volumes: dict[str, float] | None
@@ -141,7 +147,7 @@ def _wanted(query: PredictQuery, upload: Upload) -> PredictionRequest:
     """Put together what the address and the form say."""
     parts = _in_order(upload.parts)
     return PredictionRequest(
-        model_id=_model_of(query, upload),
+        model=_model_of(query, upload),
         images=[part.file for part in parts],
         ending=_common_ending(parts),
         urgency=_urgency_of(query, upload),
@@ -151,7 +157,7 @@ def _wanted(query: PredictQuery, upload: Upload) -> PredictionRequest:
 def _content_of(wanted: PredictionRequest) -> dict[str, object]:
     """Return what makes two requests the same; how urgent they are does not."""
     hashes = [image.sha256 for image in wanted.images]
-    return {"model": str(wanted.model_id), "images": hashes, "ending": wanted.ending}
+    return {"model": str(wanted.model), "images": hashes, "ending": wanted.ending}
 
 
 def _urgency_of(query: PredictQuery, upload: Upload) -> Urgency:
@@ -165,20 +171,18 @@ def _urgency_of(query: PredictQuery, upload: Upload) -> Urgency:
     raise RequestError(f"`urgency` must be one of {', '.join(get_args(Urgency))}")
 
 
-def _model_of(query: PredictQuery, upload: Upload) -> UUID:
-    """Return the model that the query or the form names."""
-    sent = upload.texts.get("model")
-    if sent is None and query.model is None:
-        raise RequestError("no model is named; send the form field `model`, or ?model= with the model's id")
-    if sent is None:
-        return query.model or UUID(int=0)
-    try:
-        named = UUID(sent)
-    except ValueError:
-        raise RequestError("`model` must be the id of a model, as GET /models lists it") from None
-    if query.model not in (None, named):
+def _model_of(query: PredictQuery, upload: Upload) -> ModelReference:
+    """Return the model that the query or the form names.
+
+    Raises:
+        RequestError: Neither does, or both do differently, or what they say is no name of a model.
+    """
+    named = [aliases.parsed(one) for one in (upload.texts.get("model"), query.model) if one is not None]
+    if not named:
+        raise RequestError(f"no model is named; send the form field `model`, or ?model= with {FORMS}")
+    if named[0] != named[-1]:
         raise RequestError("the address and the form name different models; name one")
-    return named
+    return named[0]
 
 
 def _in_order(parts: list[Part]) -> list[Part]:
@@ -264,6 +268,7 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
         state=job.state,
         job_id=job.id,
         model_id=prediction.model_id,
+        model=reference_of(prediction.model),
         file_ending=prediction.file_ending,
         volumes=prediction.volumes,
         timings=prediction.timings,
@@ -273,7 +278,11 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
         created_at=prediction.created_at,
         links={
             **_links(prediction.id, job.id, base),
-            "model": f"{base}/models/{prediction.model_id}",
+            **(
+                {}
+                if prediction.model.state == "deleted"
+                else {"model": f"{base}/models/{prediction.model_id}"}
+            ),
         },
     )
 

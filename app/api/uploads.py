@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -14,6 +15,9 @@ from app.errors import RequestError, TooLargeError, UnsupportedMediaError
 from app.storage import CHUNK_BYTES, Incoming, ObjectStore
 
 MULTIPART = "multipart/form-data"
+
+ZIP_TYPES = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
+"""As which a raw body that is a zip may be declared."""
 
 LARGEST_TEXT_BYTES = 1000
 """Of a form field that is no file."""
@@ -58,6 +62,28 @@ class Expected:
     files: re.Pattern[str]
     texts: Collection[str]
     hint: str
+
+
+def zip_body() -> dict[str, Any]:
+    """Describe, for OpenAPI, a body that is a zip, as it is or in a form."""
+    schema = {"type": "string", "format": "binary"}
+    form = {"type": "object", "required": ["file"], "properties": {"file": schema}}
+    content = {"multipart/form-data": {"schema": form}, "application/zip": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def require_zip_type(request: Request, expected: Expected) -> None:
+    """Refuse a body that is declared as something else than a zip or a form.
+
+    Raises:
+        UnsupportedMediaError: It is.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ZIP_TYPES | {MULTIPART}:
+        raise UnsupportedMediaError(
+            f"a body of type {media_type or 'unknown'} is not taken; {expected.hint}"
+            " (curl: -H 'Content-Type: application/zip')"
+        )
 
 
 @asynccontextmanager

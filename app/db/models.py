@@ -1,4 +1,4 @@
-"""The tables: dataset, plan, training, job, trained model, prediction, and the objects that they point at."""
+"""The tables: dataset, plan, training, job, trained model with aliases and exports, prediction, stored object."""
 
 from datetime import datetime
 from typing import Any
@@ -137,6 +137,8 @@ class Job(Base):
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     training_id: Mapped[UUID | None] = mapped_column(ForeignKey("training.id"), index=True)
     prediction_id: Mapped[UUID | None] = mapped_column(ForeignKey("prediction.id"), index=True)
+    model_id: Mapped[UUID | None] = mapped_column(ForeignKey("trained_model.id"), index=True)
+    """Of an import or an export; such jobs are deleted with their model."""
 
     attempt: Mapped[int] = mapped_column(default=0)
     """How often the job was claimed."""
@@ -208,12 +210,22 @@ class Epoch(Base):
 
 
 class TrainedModel(Base):
-    """A model that can predict: a folder of objects."""
+    """A model that can predict: a folder of objects. Of a deleted one the row stays, for what it made."""
 
     __tablename__ = "trained_model"
+    __table_args__ = (
+        CheckConstraint("origin IN ('trained', 'imported')", name="origin_is_known"),
+        CheckConstraint("state IN ('importing', 'ready', 'failed', 'deleted')", name="state_is_known"),
+        UniqueConstraint("name", "version"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str]
+    """Of its line. Empty while it is being imported and nobody has named it."""
+    version: Mapped[int | None]
+    """Within its line, never given twice; null until it is ready."""
+    origin: Mapped[str] = mapped_column(default="trained", server_default="trained")
+    state: Mapped[str] = mapped_column(default="ready", server_default="ready")
     training_id: Mapped[UUID | None] = mapped_column(ForeignKey("training.id"), unique=True)
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("dataset.id"))
     configuration: Mapped[str]
@@ -222,9 +234,50 @@ class TrainedModel(Base):
     labels: Mapped[dict[str, Any]]
     mean_dice: Mapped[float | None]
     reason: Mapped[str] = mapped_column(default="")
+    image: Mapped[dict[str, Any] | None]
+    """`app.payloads.ExpectedImage`; null where an earlier release made the model."""
+    request: Mapped[dict[str, Any] | None]
+    """`app.requests.ImportRequest` of an imported model."""
+    archive_sha256: Mapped[str | None] = mapped_column(index=True)
+    """Of the zip that it was imported from."""
+    archive_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    """That zip, until the model is ready."""
     files: Mapped[dict[str, Any]]
     """Path inside the model folder → `app.payloads.ObjectRef`."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class ModelAlias(Base):
+    """A name for one version of a line of models, such as `production`; it can be moved to another version."""
+
+    __tablename__ = "model_alias"
+    __table_args__ = (UniqueConstraint("name", "alias"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    """Of the line."""
+    alias: Mapped[str]
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("trained_model.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    model: Mapped[TrainedModel] = relationship(lazy="raise")
+
+
+class ModelExport(Base):
+    """A model as a zip, for others."""
+
+    __tablename__ = "model_export"
+    __table_args__ = (
+        CheckConstraint("format IN ('official', 'native')", name="format_is_known"),
+        UniqueConstraint("model_id", "format"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("trained_model.id"))
+    format: Mapped[str]
+    file_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Prediction(Base):

@@ -57,7 +57,13 @@ def prepare(resources: Resources, request: TrainingRequest) -> Prepared:
 
 
 def name_files(session: Session, prepared: Prepared) -> None:
-    """Write the rows of the files that a training brings along."""
+    """Write the rows of the files that a training brings along, and hold the model that it begins with.
+
+    Raises:
+        NotFoundError: That model was deleted in the meantime.
+    """
+    if prepared.beginning.pretrained is not None:
+        models.hold_ready(session, prepared.beginning.pretrained.model_id)
     session.add_all(
         StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes) for ref in prepared.refs
     )
@@ -102,9 +108,10 @@ def _weights(session: Session, wanted: PretrainedChoice) -> Pretrained:
 
     Raises:
         NotFoundError: There is no such model.
+        ConflictError: It is being imported, or could not be.
         RequestError: It has no such fold.
     """
-    model = models.find(session, wanted.model_id)
+    model = models.find_ready(session, wanted.model_id)
     fold = model.folds[0] if wanted.fold is None else wanted.fold
     ref = model.files.get(f"{fold_name(fold)}/{WEIGHTS_FILE}")
     if ref is None:

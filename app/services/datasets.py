@@ -1,9 +1,7 @@
 """Datasets: upload an archive, list, read, delete."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from pydantic import ValidationError
@@ -16,15 +14,13 @@ from app.errors import ConflictError, NotFoundError
 from app.jobs import FINAL_STATES, JobKind, JobState
 from app.payloads import IngestPayload, ObjectRef, PlanResult
 from app.services import graph
+from app.services.archives import zip_fault
 from app.services.paging import Page, PageRequest, read_page
 from app.services.resources import RequestKey, Resources, Submission, forget, insistently, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
 from core.domain.dataset import DatasetDescription
 from core.errors import DatasetError
-
-ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-"""How an archive begins: with its first entry, or with the end of an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +45,12 @@ def upload(resources: Resources, name: str, archive: Incoming, key: RequestKey |
         RequestError: The key came with another request before.
     """
     archive.close()
-    require_zip(archive.path, archive.head)
+    fault = zip_fault(archive, "dataset folder")
+    if fault is not None:
+        raise DatasetError(fault)
     dataset_id = uuid4()
     ref = resources.store.adopt(f"datasets/{dataset_id}/archive.zip", archive)
     return submit_files(resources, key, [ref], lambda session: _create(session, dataset_id, name, ref))
-
-
-def require_zip(path: Path, head: bytes) -> None:
-    """Take a first look at an upload; what is in the archive, the ingest job tells.
-
-    Raises:
-        DatasetError: It is not a whole zip archive.
-    """
-    if not head.startswith(ZIP_STARTS):
-        raise DatasetError("this is not a zip archive; send the dataset folder as a .zip file")
-    if not zipfile.is_zipfile(path):
-        raise DatasetError("the zip archive has no end: the upload was cut off; send it again")
 
 
 def find(session: Session, dataset_id: UUID) -> DatasetStatus:

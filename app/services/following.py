@@ -31,6 +31,7 @@ STAGE_SHARES: Mapping[JobKind, Mapping[str, tuple[float, float]]] = {
         "validate": (95, 100),
     },
     JobKind.PREDICT: {"fetch": (0, 5), "predict": (5, 95)},
+    JobKind.EXPORT_MODEL: {"fetch": (0, 20), "export": (20, 100)},
 }
 """From which percent to which each stage of a job leads; a stage that is not named fills the whole."""
 
@@ -167,17 +168,18 @@ def _result(job: Job) -> Mapping[str, Any] | None:
     """Name what the job made; its files and figures are at the thing itself."""
     if job.state is not JobState.SUCCEEDED:
         return None
-    match job.kind:
-        case JobKind.INGEST:
-            return {"dataset_id": str(job.dataset_id)}
-        case JobKind.PLAN if job.training_id is None:
-            return {"dataset_id": str(job.dataset_id), "plan": (job.payload or {}).get("plans_name")}
-        case JobKind.PREDICT:
-            return {"prediction_id": str(job.prediction_id)}
-        case JobKind.TRAINING:
-            return job.result
-        case _:
-            return {"training_id": str(job.training_id)}
+    if job.kind is JobKind.TRAINING:
+        return job.result
+    payload = job.payload or {}
+    if job.kind is JobKind.PLAN and job.training_id is None:
+        return {"dataset_id": str(job.dataset_id), "plan": payload.get("plans_name")}
+    named: Mapping[JobKind, Mapping[str, Any]] = {
+        JobKind.INGEST: {"dataset_id": str(job.dataset_id)},
+        JobKind.PREDICT: {"prediction_id": str(job.prediction_id)},
+        JobKind.IMPORT_MODEL: {"model_id": str(job.model_id)},
+        JobKind.EXPORT_MODEL: {"model_id": str(job.model_id), "export_id": payload.get("export_id")},
+    }
+    return named.get(job.kind, {"training_id": str(job.training_id)})
 
 
 def _training_status(

@@ -32,7 +32,10 @@ CANCELED = "canceled"
 def title(job: Job) -> str:
     """Name a job for a person: `train 3d_fullres fold 0`."""
     payload = job.payload or {}
-    words = [job.kind.value, str(payload.get("configuration") or payload.get("plans_name") or "")]
+    words = [
+        job.kind.value.replace("_", " "),
+        str(payload.get("configuration") or payload.get("plans_name") or ""),
+    ]
     if "fold" in payload:
         words.append(f"fold {payload['fold']}")
     return " ".join(word for word in words if word)

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from app.db.models import DatasetPlan, Job, JobDependency
+from app.db.models import DatasetPlan, Job, JobDependency, Prediction, TrainedModel
 from app.jobs import FINAL_STATES, JobKind, JobState
 from app.services.steering import ASKED_TO_PAUSE, RETRIED_STATES
 
@@ -50,7 +50,7 @@ def _parents_of(session: Session, jobs: Iterable[Job]) -> dict[UUID | None, JobS
 
 
 def _hopeless(session: Session, jobs: Sequence[Job]) -> set[UUID]:
-    """Return those of some ended jobs that cannot be tried again: what they need failed, or their plan is gone."""
+    """Return those of some ended jobs that cannot be tried again: what they need failed, or plan or model are gone."""
     if not jobs:
         return set()
     need, ids = aliased(Job), [job.id for job in jobs]
@@ -63,4 +63,13 @@ def _hopeless(session: Session, jobs: Sequence[Job]) -> set[UUID]:
     kept: set[UUID | None] = set()
     if for_themselves:
         kept = set(session.scalars(select(DatasetPlan.job_id).where(DatasetPlan.job_id.in_(for_themselves))))
-    return {*unmet, *(for_themselves - kept)}
+    predicted = {job.prediction_id: job.id for job in jobs if job.kind is JobKind.PREDICT}
+    lost: list[UUID] = []
+    if predicted:
+        of_deleted = (
+            select(Prediction.id)
+            .join(TrainedModel, TrainedModel.id == Prediction.model_id)
+            .where(Prediction.id.in_(predicted), TrainedModel.state == "deleted")
+        )
+        lost = [predicted[prediction_id] for prediction_id in session.scalars(of_deleted)]
+    return {*unmet, *(for_themselves - kept), *lost}

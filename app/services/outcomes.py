@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.db.base import now
@@ -12,6 +12,7 @@ from app.db.models import (
     DatasetCase,
     DatasetPlan,
     Job,
+    ModelExport,
     Prediction,
     StoredObject,
     TrainedModel,
@@ -19,12 +20,25 @@ from app.db.models import (
 )
 from app.errors import ConflictError
 from app.jobs import JobKind, JobState, problem_document
-from app.payloads import IngestResult, ObjectRef, PlanPayload, PlanResult, PredictResult, SelectResult
+from app.payloads import (
+    ExportPayload,
+    ExportResult,
+    ImportResult,
+    IngestResult,
+    ObjectRef,
+    PlanPayload,
+    PlanResult,
+    PredictResult,
+    SelectResult,
+)
 from app.requests import TrainingRequest
-from app.services import graph
+from app.services import aliases, graph, models
 from app.services.transitions import move
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.record import Record
+
+ENSEMBLE_SIGN = "+"
+"""Between the names of an ensemble's configurations."""
 
 KEYS_PER_QUERY = 1000
 """SQLite takes 32 766 parameters, PostgreSQL 65 535; preprocessed arrays of a large dataset are more files."""
@@ -60,7 +74,7 @@ def record_retry(session: Session, job: Job) -> None:
     """Take back what the bad end of a job meant for the thing that it was about.
 
     Raises:
-        ConflictError: That is a plan which was deleted or replaced in the meantime.
+        ConflictError: That is a plan which was deleted or replaced in the meantime, or needs a deleted model.
     """
     if job.kind is JobKind.INGEST:
         dataset = session.get_one(Dataset, job.dataset_id)
@@ -75,6 +89,10 @@ def record_retry(session: Session, job: Job) -> None:
                 job_id=str(job.id),
             )
         plan.state = "planning"
+    elif job.kind is JobKind.IMPORT_MODEL:
+        session.get_one(TrainedModel, job.model_id).state = "importing"
+    elif job.kind is JobKind.PREDICT:
+        models.hold_for_retry(session, session.get_one(Prediction, job.prediction_id).model_id)
 
 
 def record_success(session: Session, job: Job, result: Record) -> None:
@@ -88,6 +106,11 @@ def record_success(session: Session, job: Job, result: Record) -> None:
             _record_model(session, job, result)
         case PredictResult():
             _record_prediction(session, job, result)
+        case ImportResult():
+            _record_import(session, job, result)
+        case ExportResult():
+            payload = ExportPayload.model_validate(job.payload)
+            session.get_one(ModelExport, payload.export_id).file_key = result.files["model.zip"].key
         case _:  # Preprocessing and training leave nothing but their result.
             pass
 
@@ -106,6 +129,8 @@ def _record_end_without_success(session: Session, job: Job) -> None:
         dataset.problems = [problem.to_json()]
     elif job.kind is JobKind.PLAN and (plan := _plan_of(session, job)) is not None:
         plan.state = "failed"
+    elif job.kind is JobKind.IMPORT_MODEL:
+        session.get_one(TrainedModel, job.model_id).state = "failed"
 
 
 def register_objects(session: Session, refs: Iterable[ObjectRef]) -> None:
@@ -163,20 +188,38 @@ def _record_model(session: Session, job: Job, result: SelectResult) -> None:
     dataset = session.get_one(Dataset, training.dataset_id)
     request = TrainingRequest.model_validate(training.request)
     description = DatasetDescription.model_validate(dataset.description)
-    session.add(
-        TrainedModel(
-            name=request.name or training.name,
-            training_id=training.id,
-            dataset_id=dataset.id,
-            configuration=result.configuration,
-            folds=list(result.folds),
-            channels=list(description.channels),
-            labels=dict((dataset.description or {})["labels"]),
-            mean_dice=result.mean_dice,
-            reason=result.reason,
-            files={path: ref.to_json() for path, ref in result.files.items()},
-        )
+    model = TrainedModel(
+        name=request.name or training.name,
+        training_id=training.id,
+        dataset_id=dataset.id,
+        configuration=result.configuration,
+        folds=list(result.folds),
+        channels=list(description.channels),
+        labels=dict((dataset.description or {})["labels"]),
+        mean_dice=result.mean_dice,
+        reason=result.reason,
+        image=None if result.image is None else result.image.to_json(),
+        files={path: ref.to_json() for path, ref in result.files.items()},
     )
+    session.add(model)
+    aliases.number(session, model)
+
+
+def _record_import(session: Session, job: Job, result: ImportResult) -> None:
+    """Fill in what was imported, and let go of the zip: the model has all that is needed of it."""
+    model = session.get_one(TrainedModel, job.model_id)
+    archive_key, model.archive_key = model.archive_key, None
+    model.state = "ready"
+    model.name = model.name or result.name
+    model.configuration = ENSEMBLE_SIGN.join(result.configurations)
+    model.folds = list(result.folds)
+    model.channels = list(result.channels)
+    model.labels = dict(result.labels)
+    model.reason = "; ".join(result.notes)
+    model.image = result.image.to_json()
+    model.files = {path: result.files[str(number)].to_json() for number, path in enumerate(result.paths)}
+    aliases.number(session, model)
+    session.execute(delete(StoredObject).where(StoredObject.key == archive_key))
 
 
 def _record_prediction(session: Session, job: Job, result: PredictResult) -> None:

@@ -1,7 +1,6 @@
 """Plans of datasets: ask for one, take one from another dataset, upload, replace, delete."""
 
 import json
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import delete, select
@@ -9,12 +8,13 @@ from sqlalchemy.orm import Session, undefer
 
 from app.db.base import now, transaction
 from app.db.models import DatasetPlan, Job, StoredObject, Training
-from app.errors import ConflictError, PreconditionError
+from app.errors import ConflictError
 from app.jobs import FINAL_STATES, JobKind
 from app.payloads import ObjectRef, PlannedConfiguration, PlanPayload
 from app.requests import DEFAULT_PRESET, PlanningRequest, PlanSource
 from app.services import datasets, graph, kept_plans
 from app.services.kept_plans import PlanStatus
+from app.services.preconditions import Precondition
 from app.services.resources import (
     RequestKey,
     Resources,
@@ -32,34 +32,8 @@ from core.planning.check import checked_plan
 from core.planning.move import moved_plan
 from core.planning.presets import PRESETS
 
-
-@dataclass(frozen=True, slots=True)
-class Precondition:
-    """What a client says of the plan that it is about to change."""
-
-    hashes: frozenset[str] | None = None
-    """SHA-256 of the content that it may have; None: any."""
-    is_there: bool = False
-    """Whether there must be one."""
-    is_absent: bool = False
-    """Whether there must be none."""
-
-    def require(self, sha256: str | None) -> None:
-        """Compare with what there is.
-
-        Raises:
-            PreconditionError: It is something else.
-        """
-        if self.is_absent and sha256 is not None:
-            raise PreconditionError(
-                "there is a plan of this name already; leave If-None-Match out to replace it"
-            )
-        if (self.is_there or self.hashes is not None) and sha256 is None:
-            raise PreconditionError("there is no plan of this name any more; leave If-Match out to create it")
-        if self.hashes is not None and sha256 not in self.hashes:
-            raise PreconditionError(
-                "the plan was changed since you read it; read it again and send the change with its new ETag"
-            )
+NOUN = "plan"
+"""In sentences about what a client expected."""
 
 
 def submit(
@@ -158,7 +132,7 @@ def put(resources: Resources, dataset_id: UUID, name: str, text: bytes, precondi
             datasets.hold_ready(session, dataset_id)
             row = _hold(session, dataset_id, name)
             status = None if row is None else kept_plans.statuses_of(session, [row])[0]
-            precondition.require(None if status is None or status.file is None else status.file.sha256)
+            precondition.require(None if status is None or status.file is None else status.file.sha256, NOUN)
             released = []
             if row is None or status is None:
                 row = DatasetPlan(id=uuid4(), dataset_id=dataset_id, name=name)
@@ -190,7 +164,7 @@ def remove(resources: Resources, dataset_id: UUID, name: str, precondition: Prec
             if row is None:
                 raise kept_plans.unknown(session, dataset_id, name)
             status = kept_plans.statuses_of(session, [row])[0]
-            precondition.require(None if status.file is None else status.file.sha256)
+            precondition.require(None if status.file is None else status.file.sha256, NOUN)
             _require_made(status)
             _require_unused(session, row)
             released = _replace(session, row)

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from app.db.base import transaction
 from app.db.models import Job, Prediction, StoredObject, TrainedModel
 from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import BATCH, FINAL_STATES, INTERACTIVE, JobKind, JobState, Urgency
 from app.payloads import ObjectRef, PredictPayload
-from app.services import following, graph, models
+from app.services import aliases, following, graph, models
+from app.services.aliases import ModelReference
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES
 from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_files
@@ -32,7 +33,7 @@ class PredictionStatus:
 class PredictionRequest:
     """What a client wants to have segmented."""
 
-    model_id: UUID
+    model: ModelReference
     images: Sequence[Incoming]
     """Received files in the model's channel order."""
     ending: str
@@ -49,11 +50,13 @@ def submit(resources: Resources, request: PredictionRequest, key: RequestKey | N
         key: The client's Idempotency-Key, if any.
 
     Raises:
-        NotFoundError: There is no such model.
+        NotFoundError: There is no such model, version or alias.
+        ConflictError: The model is being imported, or could not be.
         RequestError: The model takes another number of channels, or the key was used otherwise.
     """
     with transaction(resources.readers) as session:
-        _require_channels(models.find(session, request.model_id), len(request.images))
+        model = models.find_ready(session, aliases.resolve(session, request.model))
+        _require_channels(model, len(request.images))
     prediction_id = uuid4()
     refs = [
         resources.store.adopt(f"predictions/{prediction_id}/image_{number:04d}{request.ending}", image)
@@ -68,7 +71,7 @@ def find(session: Session, prediction_id: UUID) -> PredictionStatus:
     Raises:
         NotFoundError: There is no such prediction.
     """
-    prediction = session.get(Prediction, prediction_id)
+    prediction = session.get(Prediction, prediction_id, options=[joinedload(Prediction.model)])
     if prediction is None:
         raise NotFoundError(f"there is no prediction {prediction_id}", prediction_id=str(prediction_id))
     job = session.scalars(
@@ -107,7 +110,9 @@ def preview(resources: Resources, prediction_id: UUID) -> ResultFile:
 def _create(
     session: Session, prediction_id: UUID, request: PredictionRequest, refs: Sequence[ObjectRef]
 ) -> Submission:
-    model = models.find(session, request.model_id)
+    # An alias may have been moved since, and moves again: what it stands for now is written down.
+    model = models.hold_ready(session, aliases.resolve(session, request.model))
+    _require_channels(model, len(request.images))
     session.add_all(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes) for ref in refs)
     session.add(Prediction(id=prediction_id, model_id=model.id, file_ending=request.ending))
     session.flush()

@@ -77,13 +77,19 @@ def announce_again(session: Session, messages: Mapping[Lane, int], older_than_se
 
 
 def objects_of(session: Session, job_id: UUID) -> set[str]:
-    """Return the keys of the objects that a job's row points at: its result's files and its checkpoint."""
-    row = session.execute(select(Job.result, Job.checkpoint).where(Job.id == job_id)).one_or_none()
+    """Return the keys of the objects that a job's row points at: its result's files, its checkpoint, its archive.
+
+    An archive that is imported is needed no more once that has succeeded.
+    """
+    columns = (Job.kind, Job.state, Job.payload, Job.result, Job.checkpoint)
+    row = session.execute(select(*columns).where(Job.id == job_id)).one_or_none()
     if row is None:
         return set()
     named = [*((row.result or {}).get("files") or {}).values()]
     if row.checkpoint is not None:
         named.append(row.checkpoint["file"])
+    if row.kind is JobKind.IMPORT_MODEL and row.state is not JobState.SUCCEEDED:
+        named.append(row.payload["archive"])
     return {ref["key"] for ref in named}
 
 

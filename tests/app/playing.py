@@ -18,6 +18,9 @@ from app.jobs import JobKind, JobState, Lane, Urgency
 from app.payloads import (
     CaseSummary,
     ClassSummary,
+    ExpectedImage,
+    ExportResult,
+    ImportResult,
     IngestResult,
     ObjectRef,
     PlannedConfiguration,
@@ -31,9 +34,10 @@ from app.payloads import (
     TrainResult,
     ValidationScore,
 )
-from app.requests import TrainingRequest
-from app.services import claims, datasets, jobs, predictions, sweeping, trainings
+from app.requests import AliasRequest, ExportTarget, ImportRequest, TrainingRequest
+from app.services import aliases, claims, datasets, exports, jobs, models, predictions, sweeping, trainings
 from app.services.claims import Claim
+from app.services.preconditions import Precondition
 from app.services.predictions import PredictionRequest
 from app.services.resources import Resources, Submission
 from app.storage import Incoming
@@ -50,6 +54,14 @@ DESCRIPTION = {
 
 NIFTI = (b"\x5c\x01\x00\x00" + bytes(340) + b"n+1\x00" + bytes(100), ".nii")
 """Bytes that begin as a NIfTI file does; only a worker would look further."""
+
+IMAGE = ExpectedImage(
+    file_ending=".nii.gz",
+    is_flat=False,
+    spacing=(1, 1, 1),
+    shape=(36, 50, 35),
+    normalization=("ZScoreNormalization",),
+)
 
 LEASE_SECONDS = 30.0
 
@@ -106,6 +118,23 @@ def prediction(resources: Resources, model_id: UUID, urgency: Urgency = "interac
     content, ending = NIFTI
     request = PredictionRequest(model_id, [incoming(resources, content)], ending, urgency)
     return predictions.submit(resources, request, None)
+
+
+def imported(resources: Resources, content: bytes | None = None, **request: Any) -> Submission:
+    """Send a model."""
+    archive = incoming(resources, zip_bytes(["plans.json"]) if content is None else content)
+    return models.submit_import(resources, ImportRequest.model_validate(request), archive, None)
+
+
+def export(resources: Resources, model_id: UUID, target: ExportTarget = "official") -> Submission:
+    """Ask for a zip of a model."""
+    return exports.submit(resources, model_id, target, None)
+
+
+def alias(resources: Resources, reference: str, model_id: UUID) -> None:
+    """Let an alias point at a model."""
+    named = aliases.alias_reference(reference)
+    aliases.put(resources, named, AliasRequest(model_id=model_id), Precondition())
 
 
 def claim(sessions: Sessions, lanes: Sequence[Lane] = tuple(Lane)) -> Claim:
@@ -248,6 +277,8 @@ def typical_result(taken: Claim) -> Record:
         JobKind.TRAIN: _train_result,
         JobKind.SELECT: _select_result,
         JobKind.PREDICT: _predict_result,
+        JobKind.IMPORT_MODEL: _import_result,
+        JobKind.EXPORT_MODEL: lambda taken: ExportResult(files={"model.zip": stored(taken, "model.zip")}),
     }
     return makers[taken.kind](taken)
 
@@ -310,4 +341,19 @@ def _predict_result(taken: Claim) -> PredictResult:
         volumes={"hippocampus": 1.0},
         timings={"predict": 0.5},
         provenance={"warm": False},
+    )
+
+
+def _import_result(taken: Claim) -> ImportResult:
+    paths = ("dataset.json", "fold_0/weights.safetensors")
+    return ImportResult(
+        files={str(number): stored(taken, str(number)) for number in range(len(paths))},
+        paths=paths,
+        name="Dataset004_Hippocampus",
+        configurations=("3d_fullres",),
+        folds=(0,),
+        channels=("MRI",),
+        labels={"background": 0, "hippocampus": 1},
+        notes=(),
+        image=IMAGE,
     )
