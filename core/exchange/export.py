@@ -1,4 +1,4 @@
-"""A model of ours as the files of an archive: as the official tools lay out their results, or as it is."""
+"""A model of ours as the files of an archive, as the official tools lay out their results."""
 
 import base64
 import json
@@ -21,7 +21,6 @@ from core.domain.model import (
     fold_name,
 )
 from core.domain.postprocessing import KEEP_LARGEST, POSTPROCESSING_FILE, Postprocessing
-from core.domain.pretraining import PRETRAINED_FILE
 from core.domain.progress import Observer, Progress
 from core.domain.stages import input_channels
 from core.domain.training import Fold
@@ -44,12 +43,9 @@ from core.exchange.official_plans import (
     official_plans_name,
     official_trainer,
 )
-from core.exchange.own_model import own_folds, read_fitting
+from core.exchange.own_model import File, own_folds, read_fitting
 from core.network.official_saving import CheckpointFacts, save_official_checkpoint
 from core.network.unet import build_network
-
-File = tuple[str, bytes | Path]
-"""Name in the archive, and what it holds; a path is read before the next file is asked for."""
 
 CHECKPOINT: Final = "checkpoint_final.pth"
 
@@ -254,36 +250,6 @@ def pickled_postprocessing(arguments: Sequence[dict[str, Any]]) -> bytes:
     protocol, empty_list, append, pair = b"\x80\x02", b"]", b"a", b"\x86"
     plain = pickle.dumps(list(arguments), protocol=2).removeprefix(protocol).removesuffix(b".")
     return protocol + empty_list + (named + append) * len(arguments) + plain + pair + b"."
-
-
-def own_files(folder: Path, top: str = "") -> Iterator[File]:
-    """Yield the files of a model or an ensemble of ours, of which an import makes the same.
-
-    Args:
-        folder: Of the model.
-        top: Begins their names.
-
-    Raises:
-        ModelError: It is none.
-    """
-    if (folder / ENSEMBLE_FILE).is_file():
-        record = EnsembleRecord.parse(read_file(folder / ENSEMBLE_FILE))
-        yield f"{top}{ENSEMBLE_FILE}", read_file(folder / ENSEMBLE_FILE)
-        for name in record.members:
-            yield from own_files(folder / MEMBERS_FOLDER / name, f"{top}{MEMBERS_FOLDER}/{name}/")
-    else:
-        ModelRecord.parse(read_file(folder / MODEL_FILE))
-        for fold in own_folds(folder, WEIGHTS_FILE):
-            for name in (WEIGHTS_FILE, FOLD_FILE, PRETRAINED_FILE):
-                if (folder / fold_name(fold) / name).is_file():
-                    yield f"{top}{fold_name(fold)}/{name}", folder / fold_name(fold) / name
-        for name in (MODEL_FILE, "plans.json", "dataset.json", FINGERPRINT_FILE, ORIGIN_FILE):
-            if (folder / name).is_file():
-                yield f"{top}{name}", read_file(folder / name)
-        if (folder / PREVIOUS_FOLDER / MODEL_FILE).is_file():
-            yield from own_files(folder / PREVIOUS_FOLDER, f"{top}{PREVIOUS_FOLDER}/")
-    if (folder / POSTPROCESSING_FILE).is_file():
-        yield f"{top}{POSTPROCESSING_FILE}", read_file(folder / POSTPROCESSING_FILE)
 
 
 def _json(value: dict[str, Any]) -> bytes:

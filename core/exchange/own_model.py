@@ -1,8 +1,8 @@
-"""A model of ours from elsewhere: which of its files are taken, and how they are checked."""
+"""A model of ours as it travels: which of its files are taken along, and how they are checked where they arrive."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -25,13 +25,15 @@ from core.domain.model import (
 from core.domain.postprocessing import POSTPROCESSING_FILE
 from core.domain.pretraining import PRETRAINED_FILE, PretrainedRecord
 from core.domain.progress import Observer, Progress
-from core.domain.record import Record, describe, write_json
+from core.domain.record import describe, write_json
+from core.domain.selection import SELECTION_FILE, Selection
 from core.domain.training import Fold
 from core.errors import CancelledError, ModelError
 from core.exchange.fit import own_weights, require_fit
 from core.exchange.model_files import Described, read_described, read_file, read_postprocessing
 
-R = TypeVar("R", bound=Record)
+File = tuple[str, bytes | Path]
+"""Name in an archive, and what it holds; a path is read before the next file is asked for."""
 
 MOST_STAGES: Final = 3
 """Of a cascade."""
@@ -72,8 +74,8 @@ def import_own(source: Path, options: ImportOptions, folder: Path, observer: Obs
             raise ModelError(
                 f"{name} has other labels than {record.members[0]}, and makes no ensemble with it"
             )
-        _keep_postprocessing(source / MEMBERS_FOLDER / name, within, described)
-    _keep_postprocessing(source, folder, described)
+        _keep_decisions(source / MEMBERS_FOLDER / name, within, described)
+    _keep_decisions(source, folder, described)
     write_json(folder / ENSEMBLE_FILE, record.to_json())
     return ImportSummary(models=record.members, folds=folds)
 
@@ -81,14 +83,15 @@ def import_own(source: Path, options: ImportOptions, folder: Path, observer: Obs
 def _single(source: Path, options: ImportOptions, folder: Path, observer: Observer) -> ImportSummary:
     """Write one model."""
     described, folds = _import(source, options, folder, observer)
-    _keep_postprocessing(source, folder, described)
+    _keep_decisions(source, folder, described)
     if options.configuration not in {None, described.name}:
         raise ModelError(f"the model is of configuration {described.name}, not {options.configuration}")
     return ImportSummary(models=(described.name,), folds=folds)
 
 
-def _keep_postprocessing(source: Path, folder: Path, described: Described) -> None:
-    """Write what is removed from every segmentation, if anything is."""
+def _keep_decisions(source: Path, folder: Path, described: Described) -> None:
+    """Write what is removed from every segmentation, if anything is, and why the model was chosen."""
+    _copy(source, folder, SELECTION_FILE, Selection.parse)
     found = read_postprocessing(source, described.labels)
     if found is not None:
         write_json(folder / POSTPROCESSING_FILE, found.to_json())
@@ -177,3 +180,45 @@ def _copy(source: Path, folder: Path, name: str, parse: Callable[[bytes], object
     except ValidationError as error:
         raise ModelError(f"{name} cannot be used: {describe(error)}", file=name) from error
     (folder / name).write_bytes(content)
+
+
+def own_files(folder: Path, top: str = "") -> Iterator[File]:
+    """Yield the files of a model or an ensemble of ours, of which an import makes the same.
+
+    Args:
+        folder: Of the model.
+        top: Begins their names.
+
+    Raises:
+        ModelError: It is none.
+    """
+    if (folder / ENSEMBLE_FILE).is_file():
+        record = EnsembleRecord.parse(read_file(folder / ENSEMBLE_FILE))
+        yield f"{top}{ENSEMBLE_FILE}", read_file(folder / ENSEMBLE_FILE)
+        for name in record.members:
+            yield from own_files(folder / MEMBERS_FOLDER / name, f"{top}{MEMBERS_FOLDER}/{name}/")
+    else:
+        yield from _model_files(folder, top)
+    yield from _present(folder, top, (POSTPROCESSING_FILE, SELECTION_FILE))
+
+
+def _model_files(folder: Path, top: str) -> Iterator[File]:
+    """Yield the files of a model, and of the stages of a cascade before it."""
+    ModelRecord.parse(read_file(folder / MODEL_FILE))
+    for fold in own_folds(folder, WEIGHTS_FILE):
+        yield f"{top}{fold_name(fold)}/{WEIGHTS_FILE}", folder / fold_name(fold) / WEIGHTS_FILE
+        yield from _present(
+            folder / fold_name(fold), f"{top}{fold_name(fold)}/", (FOLD_FILE, PRETRAINED_FILE)
+        )
+    yield from _present(
+        folder, top, (MODEL_FILE, "plans.json", "dataset.json", FINGERPRINT_FILE, ORIGIN_FILE)
+    )
+    if (folder / PREVIOUS_FOLDER / MODEL_FILE).is_file():
+        yield from _model_files(folder / PREVIOUS_FOLDER, f"{top}{PREVIOUS_FOLDER}/")
+
+
+def _present(folder: Path, top: str, names: Iterable[str]) -> Iterator[File]:
+    """Yield small files, as far as they are there."""
+    for name in names:
+        if (folder / name).is_file():
+            yield f"{top}{name}", read_file(folder / name)

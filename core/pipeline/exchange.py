@@ -21,11 +21,12 @@ from core.domain.model import BEST_WEIGHTS_FILE, FOLD_FILE, MODEL_FILE, WEIGHTS_
 from core.domain.postprocessing import POSTPROCESSING_FILE
 from core.domain.pretraining import PRETRAINED_FILE
 from core.domain.progress import Observer, QuietObserver
+from core.domain.selection import SELECTION_FILE
 from core.errors import ModelError
 from core.io.archive import ArchiveLimits, unpack
 
 if TYPE_CHECKING:
-    from core.exchange.export import File
+    from core.exchange.own_model import File
 
 MODEL_LIMITS: Final = ArchiveLimits(files=20_000, unpacked_bytes=2**37, ratio=200)
 """Of an archive: ten networks of 100 million weights with their optimizers, twice each, take a tenth; weights hardly
@@ -34,7 +35,7 @@ compress."""
 WANTED: Final = frozenset(
     {
         *("plans.json", "dataset.json", FINGERPRINT_FILE, INFORMATION_FILE),
-        *(POSTPROCESSING_FILE, "postprocessing.pkl"),
+        *(POSTPROCESSING_FILE, "postprocessing.pkl", SELECTION_FILE),
         *(MODEL_FILE, ENSEMBLE_FILE, FOLD_FILE, ORIGIN_FILE, PRETRAINED_FILE),
     }
 )
@@ -131,7 +132,8 @@ def export_model(folder: Path, out: Path, target: ExportFormat, observer: Observ
         CancelledError: The observer asked to stop.
         OSError: The zip cannot be written.
     """
-    from core.exchange.export import official_files, own_files
+    from core.exchange.export import official_files
+    from core.exchange.own_model import own_files
 
     if not (folder / MODEL_FILE).is_file() and not (folder / ENSEMBLE_FILE).is_file():
         raise ModelError(f"{folder} holds no {MODEL_FILE}; give a model folder of this software")

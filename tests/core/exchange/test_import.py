@@ -15,6 +15,7 @@ from core.domain.exchange import ImportOptions, ImportSummary, ModelOrigin
 from core.domain.model import ModelRecord, PredictionOptions
 from core.domain.postprocessing import Postprocessing
 from core.domain.progress import SilentObserver
+from core.domain.selection import Candidate, Selection
 from core.errors import DomainError, ModelError
 from core.inference.model import load_model
 from tests.core.exchange.official import (
@@ -246,12 +247,24 @@ def test_an_ensemble_of_ours_is_imported_whole_or_one_member_of_it(
     cascade_folder.rename(ensemble / "members/high")
     (ensemble / "ensemble.json").write_text('{"version": 1, "members": ["low", "high"]}')
     (ensemble / "postprocessing.json").write_text('{"version": 1, "keep_largest": [[1]]}')
+    selection = Selection(
+        candidates=(Candidate(members=("low", "high"), dice=0.5),),
+        winner=("low", "high"),
+        folds=(0, 1),
+        cases=4,
+        dice=0.5,
+        dice_postprocessed=None,
+        reason="it is the best",
+    )
+    (ensemble / "selection.json").write_text(selection.model_dump_json())
+    pipeline.export_model(ensemble, tmp_path / "ensemble.zip", "ours", SilentObserver())
 
-    whole = imported(ensemble, tmp_path / "whole")
+    whole = imported(tmp_path / "ensemble.zip", tmp_path / "whole")
     member = imported(ensemble, tmp_path / "member", configuration="low")
 
     assert whole.models == ("low", "high")
     assert (tmp_path / "whole/postprocessing.json").is_file()
+    assert Selection.parse((tmp_path / "whole/selection.json").read_text()) == selection
     assert load_model(tmp_path / "whole/members/low", CPU).folds == (0, 1)
     assert member.models == ("3d_lowres",)
     with pytest.raises(ModelError, match="the ensemble has no member 2d; it has low, high"):
