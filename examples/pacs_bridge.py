@@ -201,7 +201,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", required=True, help="id of a model, as GET /models lists it")
+    parser.add_argument("--model", required=True, help="id of a model, name:version, or name@alias")
     parser.add_argument("--service", default="http://127.0.0.1:8000", help="address of the service")
     parser.add_argument("--api-key", help="if the service asks for one")
     parser.add_argument("--once", action="store_true", help="go through the folder once, then end")

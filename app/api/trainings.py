@@ -247,6 +247,7 @@ def _accepted(submission: Submission, base: str) -> Callable[[Session, JobStatus
 def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
     training, job, model = found.training, found.status.job, found.model
     model_id = None if model is None else model.id
+    linked = None if model is None or model.state == "deleted" else model.id
     return {
         "id": training.id,
         "name": training.name,
@@ -257,7 +258,7 @@ def _summary(found: TrainingStatus, base: str) -> dict[str, Any]:
         "mean_dice": None if model is None else model.mean_dice,
         "progress": view_of(found.status, base).progress,
         "created_at": training.created_at,
-        "links": _links(training.id, job.id, model_id, base),
+        "links": _links(training.id, job.id, linked, base),
     }
 
 

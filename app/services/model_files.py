@@ -13,13 +13,11 @@ from app.services.resources import Resources
 from app.storage import StoreError
 from core.domain.ensemble import ENSEMBLE_FILE, MEMBERS_FOLDER, EnsembleRecord
 from core.domain.postprocessing import POSTPROCESSING_FILE
+from core.domain.selection import SELECTION_FILE
 
 DESCRIPTION_FILE = "dataset.json"
 
 PROVENANCE_FILE = "provenance.json"
-
-SELECTION_FILE = "selection.json"
-"""All that was compared, and what was chosen."""
 
 
 @dataclass(frozen=True, slots=True)

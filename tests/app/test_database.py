@@ -7,21 +7,25 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from alembic import command
 from servers import PostgresServer
-from sqlalchemy import Connection, Uuid, bindparam, inspect, select, text
+from sqlalchemy import Connection, Uuid, bindparam, column, inspect, select, table, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.db import migrate
-from app.db.base import Base, UtcDateTime, open_engine, transaction
+from app.db.base import Base, JsonValue, UtcDateTime, open_engine, transaction
 from app.db.clock import clock
 from app.db.models import DatasetCase, Job
 from app.services import following
 from app.services.resources import Resources
 from tests.app import playing
+
+JSON_COLUMNS = ("folds", "channels", "labels", "files")
+"""Of a model."""
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -284,6 +288,54 @@ def test_going_back_leaves_no_object_that_only_plans_named(empty_url: str) -> No
     with engine.connect() as connection:
         left = {row[0] for row in connection.execute(text("SELECT key FROM stored_object"))}
     assert left == {"archive", "trained", keys[4]}
+    engine.dispose()
+
+
+def test_models_that_are_there_are_numbered_and_going_back_leaves_what_can_be_used(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0003")
+    engine = open_engine(empty_url)
+
+    def insert(name: str, minute: int, **columns: str) -> None:
+        values = {
+            "id": uuid4(),
+            "name": name,
+            "created_at": datetime(2026, 1, 1, 0, minute, tzinfo=UTC),
+            **dict.fromkeys(("configuration", "reason"), ""),
+            **dict.fromkeys(JSON_COLUMNS, ()),
+            **columns,
+        }
+        types: dict[str, Any] = {
+            "id": Uuid(),
+            "created_at": UtcDateTime(),
+            **dict.fromkeys(JSON_COLUMNS, JsonValue),
+        }
+        models = table("trained_model", *(column(one, types.get(one)) for one in values))
+        with engine.begin() as connection:
+            connection.execute(models.insert().values(values))
+
+    def names(*columns: str) -> list[tuple[object, ...]]:
+        models = table("trained_model", *(column(one) for one in (*columns, "created_at")))
+        with engine.connect() as connection:
+            rows = connection.execute(select(models).order_by(models.c.created_at))
+            return [tuple(row)[:-1] for row in rows]
+
+    for minute, name in enumerate(("Liver", "Spleen", "Liver")):
+        insert(name, minute)
+    migrate.upgrade(empty_url)
+    insert("Liver", 3)  # As the release before does.
+    for minute, state in enumerate(("importing", "failed", "deleted"), start=4):
+        insert("", minute, origin="imported", state=state)
+    numbered = names("name", "version", "state")
+
+    migrate.downgrade(empty_url, "0003")
+
+    assert numbered[:4] == [
+        ("Liver", 1, "ready"),
+        ("Spleen", 1, "ready"),
+        ("Liver", 2, "ready"),
+        ("Liver", None, "ready"),
+    ]
+    assert names("name") == [("Liver",), ("Spleen",), ("Liver",), ("Liver",)]
     engine.dispose()
 
 

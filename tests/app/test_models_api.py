@@ -220,7 +220,8 @@ def test_a_model_goes_with_its_objects_and_what_it_segmented_stays(
     assert (prediction["model_id"], prediction["model"]) == (str(model_id), "Hippocampus:1")
     assert "model" not in prediction["links"]
     training_id = client.get("/trainings").json()["items"][0]["id"]
-    assert client.get(f"/trainings/{training_id}").status_code == 200
+    training = client.get(f"/trainings/{training_id}").json()
+    assert (training["model_id"], "model" in training["links"]) == (str(model_id), False)
     assert "was deleted" in problem(client.delete(f"/models/{model_id}"), 404)
 
 

@@ -78,9 +78,9 @@ def test_a_finished_training_shows_curves_scores_and_model(
     job = client.get(f"/jobs/{body['job_id']}").json()
     assert job["result"] == {"training_id": body["id"], "model_id": training["model_id"]}
     assert job["progress"]["percent"] == 100
-    model = client.get(f"/models/{training['model_id']}").json()
-    assert (model["training_id"], model["channels"]) == (body["id"], ["MRI"])
-    assert client.get("/models").json()["items"] == [model]
+    (model,) = client.get("/models").json()["items"]
+    assert (model["id"], model["training_id"]) == (training["model_id"], body["id"])
+    assert (model["channels"], model["reference"]) == (["MRI"], "Ours:1")
     assert [one["id"] for one in client.get("/trainings").json()["items"]] == [body["id"]]
 
 
