@@ -245,7 +245,7 @@ def _with_cascade(plan: Json) -> None:
     arguments = full["architecture"]["arch_kwargs"]
     unit = [math.prod(axis) for axis in zip(*arguments["strides"], strict=True)]
     full["patch_size"] = [
-        max(2, size // 2 // step) * step for size, step in zip(full["patch_size"], unit, strict=True)
+        max(1, size // 2 // step) * step for size, step in zip(full["patch_size"], unit, strict=True)
     ]
     low = copy.deepcopy(full)
     low |= {

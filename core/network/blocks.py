@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,8 +14,10 @@ from core.errors import PlanError
 from core.network.operations import (
     IDENTITY_SLOPE,
     BatchNormActivation,
+    Convolution,
     InstanceNormActivation,
     Upsampling,
+    convolve,
 )
 from core.registry import Registry
 
@@ -60,7 +62,9 @@ class Layers:
     slope: float
     """Negative slope of the leaky ReLU."""
 
-    def convolution(self, inputs: int, outputs: int, kernel: Size, stride: Size, *, bias: bool) -> nn.Module:
+    def convolution(
+        self, inputs: int, outputs: int, kernel: Size, stride: Size, *, bias: bool
+    ) -> Convolution:
         """Return a convolution that keeps the size where the stride is 1 and the kernel odd."""
         kind = nn.Conv2d if self.axes == 2 else nn.Conv3d  # noqa: PLR2004 - the two of 2D
         padding = tuple((edge - 1) // 2 for edge in kernel)
@@ -124,7 +128,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, features: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return activation(norm(conv(features)) + residual)."""
-        result: Tensor = self.norm(self.conv(features), residual)
+        result: Tensor = self.norm(convolve(self.conv, features), residual)
         return result
 
 
@@ -203,10 +207,10 @@ class PooledProjection(ConvBlock):
 
     def forward(self, features: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return norm(conv(pool(features))) + residual, at the coarser size."""
-        convolve: Any = functional.conv2d if len(self.stride) == 2 else functional.conv3d  # noqa: PLR2004
-        weight = cast("Tensor", self.conv.weight) / prod(self.stride)
+        pooled: Any = functional.conv2d if len(self.stride) == 2 else functional.conv3d  # noqa: PLR2004
+        weight = self.conv.weight / prod(self.stride)
         spread = weight.expand(*weight.shape[:2], *self.stride)
-        result: Tensor = self.norm(convolve(features, spread, stride=self.stride), residual)
+        result: Tensor = self.norm(pooled(features, spread, stride=self.stride), residual)
         return result
 
 

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.network.operations import BatchNormActivation, InstanceNormActivation, upsample
+from core.network.operations import (
+    BatchNormActivation,
+    Convolution,
+    InstanceNormActivation,
+    convolve,
+    upsample,
+)
 
 EPS = 1e-5
 
@@ -98,3 +104,43 @@ def test_upsampling_and_its_gradients_equal_the_stock_operation(*, has_bias: boo
     torch.testing.assert_close(ours, expected)
     for got, wanted in zip(gradients, torch.autograd.grad(expected.square().sum(), inputs), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def leave_garbage() -> None:
+    """Fill memory that the next operations are given."""
+    for exponent in (10, 12, 14, 17):
+        held = [torch.full((1 << exponent,), 3e4, dtype=torch.bfloat16) for _ in range(6)]
+        del held
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize("stride", [(1, 2), (2, 2), (1, 1, 2), (2, 2, 2)])
+def test_a_stride_that_leaves_one_voxel_is_convolved_exactly_in_bfloat16(
+    stride: tuple[int, ...], *, is_autocast: bool
+) -> None:
+    layer: Convolution = (nn.Conv2d if len(stride) == 2 else nn.Conv3d)(8, 64, 3, stride, 1)  # type: ignore[arg-type]
+    features = torch.randn(1, 8, *(16 for _ in stride[1:]), 2).bfloat16()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter.bfloat16())
+        expected = layer(features.float()).bfloat16()
+        if not is_autocast:
+            layer.bfloat16()
+
+        found = []
+        for _ in range(4):
+            leave_garbage()
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+                found.append(convolve(layer, features))
+
+    assert all(torch.equal(one, expected) for one in found)
+
+
+def test_a_thin_map_is_convolved_with_gradients() -> None:
+    layer = nn.Conv3d(2, 4, 3, 2, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = convolve(layer, torch.randn(1, 2, 4, 4, 2)).sum()
+    torch.autograd.backward(total)
+
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
