@@ -233,7 +233,7 @@ def _kept(
     partial = path.with_name(f".writing-{token_hex(4)}-{path.name}")
     try:
         with (
-            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
             archive.open(MEMBER, "w", force_zip64=True) as stream,
         ):
             header = {"descr": "<f4", "fortran_order": False, "shape": shape_kzyx}
