@@ -5,6 +5,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,10 +117,23 @@ def forget_previous(folder: Path) -> None:
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> Path:
-    """Write a file under a temporary name and return that."""
+    """Write a file under a temporary name and return that.
+
+    Raises:
+        TrainingError: The disk is full, or the folder cannot be written to.
+    """
     partial = path.with_name(path.name + ".partial")
-    save_file(dict(tensors), partial, header)
-    _flush(partial)
+    try:
+        save_file(dict(tensors), partial, header)
+        _flush(partial)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):  # What is there of it would only take room.
+            partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path.name} of {path.parent.name} cannot be written: {error}; free space, or check who may write "
+            "there, and start the same training again: it goes on after the last epoch that was saved",
+            file=path.name,
+        ) from error
     return partial
 
 
