@@ -171,6 +171,8 @@ class TrainingRequest(PlannerChoices):
     ] = tuple(range(CROSS_VALIDATION_FOLDS))
     epochs: StrictInt = Field(default=1000, ge=1, le=1_000_000)
     iterations_per_epoch: StrictInt = Field(default=250, ge=1, le=1_000_000)
+    validation_iterations_per_epoch: StrictInt | None = Field(default=None, ge=1, le=1_000_000)
+    """None: in proportion to `iterations_per_epoch`, as the engine does."""
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     settings: TrainingChoices = TrainingChoices()
     """How to train, see docs/training.md."""
@@ -233,12 +235,14 @@ class TrainingRequest(PlannerChoices):
     @property
     def all_settings(self) -> TrainingSettings:
         """What the engine needs of it."""
-        return TrainingSettings(
-            epochs=self.epochs,
-            iterations_per_epoch=self.iterations_per_epoch,
-            seed=self.seed,
-            **self.settings.model_dump(),
-        )
+        lengths: dict[str, int] = {
+            "epochs": self.epochs,
+            "iterations_per_epoch": self.iterations_per_epoch,
+            "seed": self.seed,
+        }
+        if self.validation_iterations_per_epoch is not None:
+            lengths["validation_iterations_per_epoch"] = self.validation_iterations_per_epoch
+        return TrainingSettings.model_validate({**lengths, **self.settings.model_dump()})
 
 
 class FurtherRequest(Record):

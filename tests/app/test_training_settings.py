@@ -40,6 +40,21 @@ def test_settings_reach_every_fold(client: httpx.Client, resources: Resources) -
 
 
 @pytest.mark.parametrize(
+    ("lengths", "validated"),
+    [({}, 50), ({"iterations_per_epoch": 20}, 4), ({"validation_iterations_per_epoch": 7}, 7)],
+)
+def test_how_much_is_validated_can_be_chosen_and_is_else_in_proportion(
+    client: httpx.Client, resources: Resources, lengths: dict[str, int], validated: int
+) -> None:
+    response = send(client, resources, {}, folds=[0], **lengths)
+    played = playing.play_all(resources.sessions)
+
+    assert response.status_code == 202, response.text
+    (payload,) = [one.order.payload for one in played if isinstance(one.order.payload, TrainPayload)]
+    assert payload.settings.validation_iterations_per_epoch == validated
+
+
+@pytest.mark.parametrize(
     ("chosen", "sentence"),
     [
         (
