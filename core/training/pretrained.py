@@ -186,7 +186,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ModelError: It cannot be read.
     """
     if file.suffix != ".safetensors":
-        return read_official_weights(file)
+        return dict(read_official_weights(file))
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
