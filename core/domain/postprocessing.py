@@ -87,6 +87,10 @@ class Postprocessing(Record):
             return cls(keep_largest=tuple(_group(one) for one in arguments))
         except ValidationError as error:
             raise ModelError(f"the postprocessing cannot be used: {describe(error)}") from error
+        except RecursionError as error:
+            raise ModelError(
+                "the postprocessing has lists within lists without end; determine it again"
+            ) from error
 
 
 def _group(arguments: Mapping[str, Any]) -> tuple[int, ...]:
@@ -95,7 +99,7 @@ def _group(arguments: Mapping[str, Any]) -> tuple[int, ...]:
     Raises:
         ModelError: The arguments are others.
     """
-    others = sorted(set(arguments) - {"labels_or_regions", "background_label"})
+    others = set(arguments) - {"labels_or_regions", "background_label"}
     if others or "labels_or_regions" not in arguments or arguments.get("background_label", 0) != 0:
         raise ModelError(
             f"the postprocessing has arguments that are not known: {', '.join(map(str, arguments)) or 'none'}; "

@@ -15,7 +15,7 @@ from core.io.image import PLANE_AXES, Geometry, array_spacing
 from core.io.nifti import geometry_of_affine
 from core.network.pickled import Call, Name, PickleError, read_pickle
 
-ADMITTED: Final = frozenset(
+NUMPY_NAMES: Final = frozenset(
     {
         "numpy.dtype",
         "numpy.ndarray",
@@ -26,7 +26,7 @@ ADMITTED: Final = frozenset(
         ),
     }
 )
-"""What a case's properties may name: numbers and arrays of numpy."""
+"""What a file of the reference may name beside plain values: numbers and arrays of numpy."""
 
 NUMBERS: Final = re.compile(r"[biuf][1248]")
 """Types of such numbers."""
@@ -91,7 +91,7 @@ def _dictionary(content: bytes) -> dict[Any, Any]:
     """
     if len(content) > LARGEST_BYTES:
         raise PickleError("it is larger than any such file")
-    values = read_pickle(io.BytesIO(content), ADMITTED)
+    values = read_pickle(io.BytesIO(content), NUMPY_NAMES)
     if not isinstance(values, dict):
         raise PickleError("it holds no dictionary")
     return values
@@ -137,13 +137,13 @@ def _numbers(value: Any) -> tuple[float, ...]:
         ValueError: It is something else.
     """
     if isinstance(value, Call):
-        return tuple(_array(value).astype(np.float64).ravel().tolist())
+        return tuple(array_of(value).astype(np.float64).ravel().tolist())
     if len(value) < PLANE_AXES or not all(isinstance(one, int | float | Call) for one in value):
         raise ValueError("no numbers")
-    return tuple(float(_array(one)) if isinstance(one, Call) else float(one) for one in value)
+    return tuple(float(array_of(one)) if isinstance(one, Call) else float(one) for one in value)
 
 
-def _array(call: Call) -> npt.NDArray[Any]:
+def array_of(call: Call) -> npt.NDArray[Any]:
     """Make the number or array that a call describes.
 
     Raises:

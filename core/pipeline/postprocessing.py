@@ -4,7 +4,7 @@ import io
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from core.domain.dataset import DatasetDescription
 from core.domain.postprocessing import KEEP_LARGEST, POSTPROCESSING_FILE, Postprocessing
@@ -14,10 +14,11 @@ from core.errors import DatasetError, ModelError
 from core.evaluation.evaluate import evaluate_files, file_pairs, write_summary
 from core.evaluation.side_by_side import Errand, each_case
 from core.inference.postprocess import postprocessed
+from core.inference.properties import NUMPY_NAMES, array_of
 from core.io.image import LabelMap
 from core.io.placement import copy_placement
 from core.io.readers import choose_reader, read_header, read_labels, write_labels
-from core.network.pickled import Name, PickleError, read_pickle
+from core.network.pickled import Call, Name, PickleError, read_pickle
 from core.pipeline.data import default_workers
 from core.pipeline.determining import BYTES_PER_VOXEL, Determined, ScoredCases, determine
 
@@ -28,14 +29,11 @@ LARGEST_BYTES: Final = 1 << 20
 """Of a postprocessing file; the usual ones have some kilobytes."""
 
 REFERENCE_FUNCTION: Final = f"nnunetv2.postprocessing.remove_connected_components.{KEEP_LARGEST}"
-"""The only name that a pickled postprocessing may hold; it is compared, never looked up."""
+"""The only function that a pickled postprocessing may name; it is compared, never looked up."""
 
 
 PICKLED: Final = ".pkl"
 """Ending of such a file."""
-
-PARTS: Final = 2
-"""Of what it holds: functions, and the arguments of each."""
 
 
 def postprocess(
@@ -169,11 +167,33 @@ def read_postprocessing(path: Path) -> Postprocessing:
     if path.suffix != PICKLED:
         return Postprocessing.parse(content)
     try:
-        value = read_pickle(io.BytesIO(content), {REFERENCE_FUNCTION})
-    except PickleError as error:
+        return _of_pickle(content)
+    except (PickleError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be used as a postprocessing: {error}; give the postprocessing.json beside it"
         ) from error
-    functions, arguments = value if isinstance(value, list | tuple) and len(value) == PARTS else (None, None)
-    names = [one.dotted.rpartition(".")[2] if isinstance(one, Name) else one for one in functions or ()]
-    return Postprocessing.of_functions(names if isinstance(functions, list) else None, arguments)
+
+
+def _of_pickle(content: bytes) -> Postprocessing:
+    """Understand a pickled pair: functions, and the arguments of each.
+
+    Raises:
+        PickleError: It names anything else.
+        ValueError: Or another error of Python's: it holds something else.
+        ModelError: The arguments are unknown.
+    """
+    functions, arguments = _plain(read_pickle(io.BytesIO(content), {REFERENCE_FUNCTION, *NUMPY_NAMES}))
+    return Postprocessing.of_functions(functions, arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Return names as text without their module, and numbers of numpy as plain ones."""
+    if isinstance(value, Name):
+        return value.dotted.rpartition(".")[2]
+    if isinstance(value, Call):
+        return array_of(value).item()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(one) for one in value)
+    return value

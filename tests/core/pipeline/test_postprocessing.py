@@ -1,10 +1,12 @@
 import json
+import pickle
 import pickletools
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.__main__ import main
@@ -179,6 +181,15 @@ def test_the_pickle_of_the_reference_is_read_without_running_it(tmp_path: Path, 
     assert read_postprocessing(path).keep_largest in {((1,),), ((1, 2),)}
 
 
+@pytest.mark.parametrize("labels", [np.int64(2), [np.int64(1), np.int64(2)], [(np.int64(1), 2)]])
+def test_numbers_of_numpy_are_labels_too(tmp_path: Path, labels: object) -> None:
+    named = b"c" + MODULE + b"\n" + FUNCTION + b"\n"
+    given = pickle.dumps([{"labels_or_regions": labels}], protocol=3)
+    (tmp_path / "postprocessing.pkl").write_bytes(b"((l" + named + b"a" + given[2:-1] + b"t.")
+
+    assert read_postprocessing(tmp_path / "postprocessing.pkl").keep_largest in {((2,),), ((1, 2),)}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -187,6 +198,8 @@ def test_the_pickle_of_the_reference_is_read_without_running_it(tmp_path: Path, 
         b"((lc" + MODULE + b"\nload_json\na(l(dtat.",
         b"(lI1\na.",
         b"((lI1\na(l(dat.",
+        b"((lc" + MODULE + b"\n" + FUNCTION + b"\na(l(dVlabels_or_regions\n(lp0\ng0\nasat.",
+        b"((lc" + MODULE + b"\n" + FUNCTION + b"\na(l(dVlabels_or_regions\ncnumpy\nndarray\nsat.",
         b"garbage",
         b"",
     ],
