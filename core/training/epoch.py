@@ -44,7 +44,7 @@ def train_epoch(run: Run) -> EpochRecord:
 
     Raises:
         CancelledError: The observer asked to stop.
-        TrainingError: The loss is not finite any more.
+        TrainingError: A loss or a weight is not finite any more; nothing of this epoch is kept.
     """
     state, setup, started = run.state, run.setup, time.monotonic()
     settings = setup.settings
@@ -56,10 +56,13 @@ def train_epoch(run: Run) -> EpochRecord:
             limit = settings.gradient_norm_limit
             losses = [train_step(state, batch, run.loss, limit) for batch in _watched(training, run)]
         train_loss = _mean(losses, state)
+        _require_finite_weights(state)
         validation = Validation(loss=None, pseudo_dice=(None,) * len(setup.labels.foreground_heads))
         if setup.validation_cases:
             with _drawn(run, is_training=False) as validating:
                 validation = validate(state, _watched(validating, run), run.loss, setup.labels)
+            if validation.loss is None and state.scaler is None:
+                raise _diverged("the validation loss is", state)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingError(_too_large(setup), epoch=state.epoch) from error
@@ -88,14 +91,31 @@ def _mean(losses: Sequence[Tensor], state: TrainingState) -> float:
     values = torch.stack(list(losses)).float().cpu()
     finite = values[values.isfinite()]
     if len(finite) == 0 or (state.scaler is None and len(finite) < len(values)):
-        raise TrainingError(
-            f"the loss is not finite any more in epoch {state.epoch}: the training diverged; "
-            "lower initial_learning_rate or train with precision fp32, and start anew",
-            epoch=state.epoch,
-        )
+        raise _diverged("the loss is", state)
     if len(finite) < len(values):
         log.warning("steps were left out", extra={"epoch": state.epoch, "steps": len(values) - len(finite)})
     return finite.mean().item()
+
+
+def _require_finite_weights(state: TrainingState) -> None:
+    """Look at the weights once per epoch: the last step may have spoilt them, which no training loss shows.
+
+    Raises:
+        TrainingError: The network diverged.
+    """
+    # A norm overflows to infinity where weights are far beyond use, and is NaN where one of them is.
+    norms = torch.stack(torch._foreach_norm([*state.network.parameters()]))  # noqa: SLF001 - what clipping uses
+    if not norms.isfinite().all():
+        raise _diverged("weights are", state)
+
+
+def _diverged(what: str, state: TrainingState) -> TrainingError:
+    """Say that nothing can come of a training."""
+    return TrainingError(
+        f"{what} not finite any more in epoch {state.epoch}: the training diverged; "
+        "lower initial_learning_rate or train with precision fp32, and start anew",
+        epoch=state.epoch,
+    )
 
 
 def _too_large(setup: FoldSetup) -> str:

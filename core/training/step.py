@@ -119,7 +119,8 @@ class Validation:
     loss: float | None
     """None where nothing was validated, or where the loss was not finite."""
     pseudo_dice: tuple[float | None, ...]
-    """Per foreground head; None where a class is neither in the reference nor in the segmentation."""
+    """Per foreground head; None where a class is neither in the reference nor in the segmentation, and for all where
+    the loss was not finite: such logits segment nothing."""
 
     @property
     def mean_pseudo_dice(self) -> float | None:
@@ -150,7 +151,9 @@ def validate(state: TrainingState, batches: Iterable[Batch], loss: Loss, labels:
     state.network.train()
     mean_loss = torch.stack(values).mean().item()
     hits, wrong, missed = state.ranks.total(torch.stack(counts).sum(0)).tolist()
-    return Validation(mean_loss if math.isfinite(mean_loss) else None, tuple(map(_dice, hits, wrong, missed)))
+    if not math.isfinite(mean_loss):
+        return Validation(None, (None,) * len(hits))
+    return Validation(mean_loss, tuple(map(_dice, hits, wrong, missed)))
 
 
 def _dice(hits: int, wrong: int, missed: int) -> float | None:

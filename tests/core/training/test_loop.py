@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.domain.model import FoldRecord
-from core.domain.training import EpochRecord
+from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
 from core.training import checkpoint
 from core.training.course import smoothed
@@ -153,6 +153,28 @@ def test_a_diverged_training_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="diverged"):
         train_fold(replace(setup, training_cases={"a": infinite}), Listener())
     assert not (tmp_path / checkpoint.LATEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("rate", "what"), [(1e38, "weights are not finite"), (1e13, "the validation loss is not finite")]
+)
+def test_a_training_that_its_last_step_spoils_keeps_nothing_of_that_epoch(
+    tmp_path: Path, rate: float, what: str
+) -> None:
+    settings = TrainingSettings(
+        epochs=1,
+        iterations_per_epoch=1,
+        validation_iterations_per_epoch=1,
+        initial_learning_rate=rate,
+        optimizer="adamw",
+    )
+    listener = Listener()
+
+    with pytest.raises(TrainingError, match=f"{what} any more in epoch 0: the training diverged"):
+        train_fold(replace(setup_in(tmp_path), settings=settings), listener)
+
+    assert listener.epochs == []
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_without_validation_cases_nothing_is_validated(tmp_path: Path) -> None:

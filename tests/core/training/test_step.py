@@ -106,6 +106,15 @@ def test_a_few_steps_learn_and_validation_sees_it(precision: PrecisionName) -> N
     assert state.network.training
 
 
+def test_logits_that_are_no_numbers_have_neither_loss_nor_dice() -> None:
+    state, batch = small_state(), stripes()
+    spoilt = Batch(torch.full_like(batch.voxels_bczyx, torch.inf), batch.targets, batch.case_ids)
+
+    found = validate(state, [batch, spoilt], fused_loss(LABELS, Rules(batch_dice=True)), LABELS)
+
+    assert found == Validation(None, (None, None))
+
+
 def test_validation_changes_nothing() -> None:
     state, loss = small_state(), fused_loss(LABELS, Rules(batch_dice=True))
     before = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
