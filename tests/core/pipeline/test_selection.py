@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import pipeline
 from core.__main__ import main
 from core.domain.ensemble import EnsembleRecord
+from core.domain.model import ModelRecord, PredictionOptions
 from core.domain.postprocessing import Postprocessing
 from core.domain.progress import Progress, SilentObserver
 from core.domain.selection import Selection
@@ -14,7 +16,9 @@ from core.errors import CancelledError, DatasetError, ModelError
 from core.evaluation.evaluate import read_summary
 from core.io.readers import read_labels
 from core.pipeline.selection import SelectOrder, select
+from tests.core.pipeline.bench import cascade_plan, dataset, order_of, train
 from tests.core.pipeline.results import READER, describe, rows, save_labels, save_model, save_probabilities
+from tests.factories import Recipe
 
 GOLDENS = Path(__file__).resolve().parents[3] / "../shared/goldens/evaluation_goldens/dev"
 
@@ -264,6 +268,40 @@ def test_a_selection_that_is_stopped_leaves_nothing(tmp_path: Path, stage: str) 
         select(_order(tmp_path, *models), Impatient(stage))
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labelsTr", "one", "two"]
+
+
+def test_what_was_trained_here_can_be_selected_and_predict(tmp_path: Path) -> None:
+    raw = dataset(tmp_path / "raw", Recipe(cases=4, shape=(10, 12, 14)))
+    for name in ("low", "full"):
+        for fold in (0, 1):
+            train(order_of(raw, cascade_plan(), f"3d_{name}res", tmp_path / name, fold))
+    order = SelectOrder(
+        [tmp_path / "low", tmp_path / "full"], tmp_path / "best", raw / "labelsTr", ensembling=False
+    )
+
+    selection = select(order, SilentObserver())
+
+    record = ModelRecord.parse((tmp_path / "best/model.json").read_text())
+    assert (selection.folds, selection.cases) == ((0, 1), 4)
+    assert record.configuration == f"3d_{selection.winner[0]}res"
+    assert pipeline.load(tmp_path / "best", PredictionOptions(device="cpu")).folds == (0, 1)
+
+
+@pytest.mark.usefixtures("references")
+def test_a_cascade_takes_the_stage_before_along(tmp_path: Path) -> None:
+    low, cascade = save_model(tmp_path / "low", POOR), save_model(tmp_path / "cascade", TRUE)
+    for model, name in ((low, "3d_lowres"), (cascade, "3d_cascade_fullres")):
+        (model / "plans.json").write_text(json.dumps(cascade_plan().to_json()))
+        record = {"version": 1, "configuration": name, "mirror_axes": [], "settings": {}}
+        (model / "model.json").write_text(json.dumps(record))
+
+    both = select(_order(tmp_path, low, cascade, ensembling=False), SilentObserver())
+    shutil.move(tmp_path / "best", tmp_path / "kept")
+    alone = select(_order(tmp_path, cascade, ensembling=False), SilentObserver())
+
+    assert (both.winner, both.notes) == (("cascade",), ())
+    assert (tmp_path / "kept/previous/fold_1/weights.safetensors").read_text() == "weights of low"
+    assert "refines what 3d_lowres segments" in alone.notes[0]
 
 
 @pytest.mark.parity
