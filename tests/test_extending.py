@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from core.domain.labels import label_set
+from core.domain.training import TrainingSettings
 from core.extensions import Group
+from core.training.loss import LossSetup, MakeLoss
+from core.training.ranks import ALONE, Ranks
 from tests.recipes import DOCS, blocks
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +150,31 @@ def test_without_the_package_its_names_are_unknown(bench: Bench) -> None:
     assert done.returncode == 1
     assert ".npy" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_loss_is_that_of_the_whole_batch_where_several_processes_share_it() -> None:
+    names: dict[str, MakeLoss] = {}
+    exec(next(code for code in blocks("extending.md") if "/loss.py" in code), names)  # noqa: S102
+    labels, settings = label_set({"background": 0, "ball": 1, "ignore": 2}, None), TrainingSettings()
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn((3, 2, 4, 4, 4), generator=rng)
+    target = torch.randint(3, (3, 1, 4, 4, 4), generator=rng)
+    of_the_others: list[torch.Tensor] = []
+
+    def keep(own: torch.Tensor) -> torch.Tensor:
+        of_the_others.append(own)
+        return own
+
+    def add(own: torch.Tensor) -> torch.Tensor:
+        return own + of_the_others.pop(0)
+
+    def loss(ranks: Ranks, samples: slice) -> float:
+        made = names["focal"](LossSetup(labels, batch_dice=False, settings=settings, ranks=ranks))
+        return made(logits[samples], target[samples]).item()
+
+    whole = loss(ALONE, slice(3))
+    loss(Ranks(rank=1, count=2, total=keep, total_with_gradient=keep), slice(2, 3))
+    assert loss(Ranks(rank=0, count=2, total=add, total_with_gradient=add), slice(2)) == pytest.approx(whole)
 
 
 def test_every_group_has_a_recipe() -> None:

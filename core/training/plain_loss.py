@@ -70,7 +70,7 @@ def mean(terms: Terms, labels: LabelSet, ranks: Ranks) -> Callable[[Tensor, Tens
 
 
 def mean_of_hardest(terms: Terms, labels: LabelSet, ranks: Ranks) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the mean over the hardest tenth of the voxels of the batch; each process takes that of its share.
+    """Return the mean over the hardest tenth of the voxels of the batch, over all processes.
 
     Args:
         terms: Per voxel.
@@ -86,11 +86,33 @@ def mean_of_hardest(terms: Terms, labels: LabelSet, ranks: Ranks) -> Callable[[T
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             entropy = terms(logits, target).flatten()
-            hardest = entropy.topk(max(1, entropy.numel() * HARDEST // 100), sorted=False).values
-            count = ranks.total(hardest.new_tensor(float(hardest.numel())))
-            return ranks.total_with_gradient(hardest.sum()) / count
+            voxels = int(ranks.total(torch.tensor(entropy.numel())))  # On the CPU: no device is waited for.
+            count = max(1, voxels * HARDEST // 100)
+            hardest = entropy.topk(min(count, entropy.numel()), sorted=False).values
+            counted = hardest * _shares_that_count(hardest.detach(), count, ranks)
+            return ranks.total_with_gradient(counted.sum()) / count
 
     return loss
+
+
+def _shares_that_count(own: Tensor, count: int, ranks: Ranks) -> Tensor:
+    """Return how much each voxel of a process counts among the hardest of all processes, from 0 to 1.
+
+    Voxels that are as hard as the last one that counts share the places that are left.
+
+    Args:
+        own: Cross-entropy of its hardest voxels, 0 or more, in any order; at most `count`.
+        count: How many count in all.
+        ranks: The processes.
+    """
+    if ranks.count == 1:
+        return own.new_ones(())
+    all_rv = own.new_zeros((ranks.count, count))  # No voxel is easier than 0, so padding displaces none.
+    all_rv[ranks.rank, : own.numel()] = own
+    all_rv = ranks.total(all_rv)
+    last = all_rv.flatten().topk(count).values[-1]
+    left = count - (all_rv > last).sum()
+    return (own > last).float() + (own == last) * (left / (all_rv == last).sum())
 
 
 def dice(labels: LabelSet, rules: Rules) -> Callable[[Tensor, Tensor], Tensor]:

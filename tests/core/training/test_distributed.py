@@ -37,8 +37,15 @@ def records(folder: Path) -> list[EpochRecord]:
             True,
             {"loss": "dice_ce", "label_smoothing": 0.1, "optimizer": "adamw", "initial_learning_rate": 1e-3},
         ),
+        (3, False, {"loss": "topk"}),
     ],
-    ids=["even", "uneven", "uneven, batch dice", "even, batch dice, plain loss, AdamW"],
+    ids=[
+        "even",
+        "uneven",
+        "uneven, batch dice",
+        "even, batch dice, plain loss, AdamW",
+        "uneven, hardest voxels",
+    ],
 )
 def test_two_processes_learn_what_one_learns(
     tmp_path: Path, *, batch_size: int, batch_dice: bool, chosen: dict[str, Any]
