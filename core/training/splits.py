@@ -20,6 +20,9 @@ from core.errors import TrainingError
 FOLDS = 5
 """Parts of the cross-validation. Source: engine specification B 4.1, as all below."""
 
+HIGHEST_FOLD = 999
+"""Of those beyond the splits; nobody draws so many, and a longer number is a slip of the pen."""
+
 SEED = 12345
 """Of the shuffle; for folds beyond the split their number is added."""
 
@@ -79,7 +82,8 @@ def split_of(
         patients: Where cases of a patient stay together, who each case shows.
 
     Raises:
-        TrainingError: The fold is negative, the splits name cases that do not exist, or there are too few cases.
+        TrainingError: There is no fold of that number, the splits name cases that do not exist, or there are
+            too few cases.
 
     Source:
         Engine specification A 1.9, B 4.1.
@@ -89,8 +93,10 @@ def split_of(
         raise TrainingError("there is no preprocessed case; preprocess the dataset first")
     if fold == "all":
         return Split(train=ordered, val=ordered)
-    if fold < 0:
-        raise TrainingError(f"fold {fold} does not exist; choose a number from 0, or 'all'", fold=fold)
+    if not 0 <= fold <= HIGHEST_FOLD:
+        raise TrainingError(
+            f"fold {fold} does not exist; choose a number from 0 to {HIGHEST_FOLD}, or 'all'", fold=fold
+        )
     if fold >= (FOLDS if splits is None else len(splits)):
         return _random_split(ordered, fold) if patients is None else grouped_split(patients, fold)
     known = splits or cross_validation(ordered)

@@ -71,6 +71,9 @@ def test_impossible_folds_are_refused() -> None:
         split_of(named(3), own, 0)
     with pytest.raises(TrainingError, match="-1"):
         split_of(named(3), own, -1)
+    for huge in (1000, 2**32 - 12345, 10**30):
+        with pytest.raises(TrainingError, match=rf"fold {huge} does not exist; .* from 0 to 999, or 'all'"):
+            split_of(named(10), None, huge)
     with pytest.raises(TrainingError, match="fold 1"):
         split_of(named(1), own, 1)
     with pytest.raises(TrainingError, match="preprocess"):
