@@ -30,7 +30,7 @@ class Splits:
     """The splits of a model."""
 
     folds: Sequence[Split] | None
-    """None where there are fewer cases than folds."""
+    """None where there are fewer cases, or patients, than folds."""
     patients: Patients | None
     """Who each case shows, where cases of a patient stay together."""
 
@@ -51,6 +51,8 @@ def choose_splits(wanted: Wanted, raw: Path, model: Path, case_ids: Sequence[Cas
     folds: Sequence[Split] | None
     if isinstance(wanted, Grouping):
         patients = patients_of(case_ids, wanted)
+        if len(set(patients.values())) < FOLDS:  # Enough for fold all; `split_of` refuses the others.
+            return Splits(None, patients, of_other_folds=False)
         folds = grouped_cross_validation(patients, FOLDS)
     else:
         folds = read_splits(raw / SPLITS_FILE) if wanted is None else wanted

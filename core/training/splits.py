@@ -9,6 +9,7 @@ from core.domain.dataset import CaseId
 from core.domain.splits import (
     TRAINING_SHARE,
     Patients,
+    grouped_cross_validation,
     grouped_split,
     parse_splits,
     require_known_cases,
@@ -76,14 +77,14 @@ def split_of(
 
     Args:
         case_ids: Every preprocessed case, in any order.
-        splits: Of somebody's own, by fold number; None for the default cross-validation.
+        splits: Of somebody's own, by fold number; None for the cross-validation of the cases, or patients.
         fold: A number beyond the splits draws four fifths of the cases to train on; `all` trains and
             validates on every case.
         patients: Where cases of a patient stay together, who each case shows.
 
     Raises:
         TrainingError: There is no fold of that number, the splits name cases that do not exist, or there are
-            too few cases.
+            too few cases or patients.
 
     Source:
         Engine specification A 1.9, B 4.1.
@@ -99,9 +100,11 @@ def split_of(
         )
     if fold >= (FOLDS if splits is None else len(splits)):
         return _random_split(ordered, fold) if patients is None else grouped_split(patients, fold)
-    known = splits or cross_validation(ordered)
-    require_known_cases(known, ordered)
-    return known[fold]
+    dealt = splits
+    if dealt is None:
+        dealt = cross_validation(ordered) if patients is None else grouped_cross_validation(patients, FOLDS)
+    require_known_cases(dealt, ordered)
+    return dealt[fold]
 
 
 def _random_split(ordered: Sequence[CaseId], fold: int) -> Split:

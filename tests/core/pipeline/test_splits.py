@@ -91,6 +91,18 @@ def test_few_cases_have_no_splits_but_fold_all(raw: Path, model: Path) -> None:
     assert not model.exists()
 
 
+def test_few_patients_have_no_splits_but_fold_all_and_those_that_are_drawn(raw: Path, model: Path) -> None:
+    cases = CASES[:9]
+    splits = choose_splits(BY_PATIENT, raw, model, cases)
+    keep_splits(splits, model, cases)
+
+    assert split_of_fold(splits, cases, "all").train == tuple(cases)
+    assert {case[0] for case in split_of_fold(splits, cases, 5).val} < set("abc")
+    with pytest.raises(TrainingError, match=r"3 patients cannot be dealt into 5 folds; .*train fold 'all'"):
+        split_of_fold(splits, cases, 0)
+    assert not model.exists()
+
+
 def test_odd_splits_are_warned_about(raw: Path, model: Path, caplog: Any) -> None:
     odd = [Split(train=tuple(CASES[:5]), val=tuple(CASES[4:17]))]
 
