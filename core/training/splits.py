@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from core.domain.dataset import CaseId
+from core.domain.problems import counted
 from core.domain.splits import (
     TRAINING_SHARE,
     Patients,
@@ -45,7 +46,7 @@ def cross_validation(case_ids: Sequence[CaseId], folds: int = FOLDS, seed: int =
     ordered = sorted(case_ids)
     if len(ordered) < folds:
         raise TrainingError(
-            f"{len(ordered)} cases cannot be dealt into {folds} folds; add cases, train fold 'all', "
+            f"{counted(len(ordered), 'case')} cannot be dealt into {folds} folds; add cases, train fold 'all', "
             "or send splits of your own",
             cases=len(ordered),
             folds=folds,
@@ -112,7 +113,7 @@ def _random_split(ordered: Sequence[CaseId], fold: int) -> Split:
     count = int(TRAINING_SHARE * len(ordered))
     if count == 0:
         raise TrainingError(
-            f"fold {fold} cannot be drawn from {len(ordered)} case; add cases or train fold 'all'", fold=fold
+            f"fold {fold} cannot be drawn from {counted(len(ordered), 'case')}; add cases or train fold 'all'", fold=fold
         )
     drawn = _generator(SEED + fold).choice(len(ordered), count, replace=False).tolist()
     return Split(

@@ -62,6 +62,8 @@ def test_fold_all_trains_and_validates_on_everything_even_with_few_cases() -> No
 def test_fewer_cases_than_folds_are_refused_with_the_cure() -> None:
     with pytest.raises(TrainingError, match=r"4 cases.*'all'.*own"):
         split_of(named(4), None, 0)
+    with pytest.raises(TrainingError, match=r"^1 case cannot be dealt into 5 folds"):
+        split_of(named(1), None, 0)
 
 
 def test_impossible_folds_are_refused() -> None:
