@@ -113,7 +113,8 @@ def _random_split(ordered: Sequence[CaseId], fold: int) -> Split:
     count = int(TRAINING_SHARE * len(ordered))
     if count == 0:
         raise TrainingError(
-            f"fold {fold} cannot be drawn from {counted(len(ordered), 'case')}; add cases or train fold 'all'", fold=fold
+            f"fold {fold} cannot be drawn from {counted(len(ordered), 'case')}; add cases or train fold 'all'",
+            fold=fold,
         )
     drawn = _generator(SEED + fold).choice(len(ordered), count, replace=False).tolist()
     return Split(
