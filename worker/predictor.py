@@ -7,7 +7,7 @@ from uuid import UUID
 from app.payloads import PredictPayload
 from core import pipeline
 from core.domain.model import PredictionOptions
-from core.inference.model import LoadedModel
+from core.inference.ensemble import TrainedModel
 from worker import tasks
 from worker.child import Assignment, serve
 from worker.observer import Message, PipeObserver
@@ -17,11 +17,11 @@ class ModelCache:
     """Loaded models up to a budget of bytes; the one used last goes last."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[UUID, LoadedModel] = OrderedDict()
+        self._models: OrderedDict[UUID, TrainedModel] = OrderedDict()
 
     def get(
-        self, model_id: UUID, load: Callable[[], LoadedModel], budget_bytes: int
-    ) -> tuple[LoadedModel, bool]:
+        self, model_id: UUID, load: Callable[[], TrainedModel], budget_bytes: int
+    ) -> tuple[TrainedModel, bool]:
         """Return a model and whether it was warm.
 
         Args:
@@ -53,7 +53,7 @@ def main() -> None:
         if not isinstance(payload, PredictPayload):
             raise TypeError(f"the predictor was sent a job of kind {payload.kind}")
 
-        def load() -> LoadedModel:
+        def load() -> TrainedModel:
             return pipeline.load(workspace.model(payload.model_files, observer), PredictionOptions())
 
         with workspace.holds:

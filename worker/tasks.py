@@ -35,7 +35,7 @@ from worker.training import Conditions, train
 from worker.workspace import Workspace, case_object, is_readable, link_or_copy
 
 if TYPE_CHECKING:
-    from core.inference.model import LoadedModel
+    from core.inference.ensemble import TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _are_stored(workspace: Workspace, result: PreprocessResult) -> bool:
 
 def predict(
     order: WorkOrder,
-    model: "LoadedModel",
+    model: "TrainedModel",
     workspace: Workspace,
     observer: Observer,
     *,

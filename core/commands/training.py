@@ -31,6 +31,7 @@ from core.commands.training_options import (
     Pretrained,
     PretrainedFold,
     PreviousModel,
+    SaveProbabilities,
     Seed,
     SettingsFile,
     SplitsFile,
@@ -70,6 +71,7 @@ def train(
     precision: Precision = "auto",
     device: Device = "auto",
     tensorboard: TensorboardFolder = None,
+    save_probabilities: SaveProbabilities = False,  # noqa: FBT002 - a switch
 ) -> None:
     """Train one configuration on one fold, then segment and score its validation cases."""
     from core import pipeline
@@ -97,6 +99,7 @@ def train(
         device=device,
         outside=True,
         goes_further=goes_further,
+        save_probabilities=save_probabilities,
     )
     _carry_out(order, tensorboard)
 

@@ -45,3 +45,10 @@ PreviousModel = Annotated[
 TensorboardFolder = Annotated[
     Path | None, typer.Option(help="Folder for TensorBoard, which shows each epoch in it.")
 ]
+SaveProbabilities = Annotated[
+    bool,
+    typer.Option(
+        "--save-probabilities",
+        help="Keep the probabilities of the validation cases, which `select` needs to try ensembles.",
+    ),
+]

@@ -1,6 +1,6 @@
 """Logits on the network's grid → label map on the image's grid; logits on that grid never exist as a whole."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -25,19 +25,17 @@ from core.inference.shortcut import decided_rows
 from core.inference.slabs import Slab
 from core.io.case_store import CaseProperties
 from core.io.image import FloatArray, LabelArray
+from core.io.probabilities import KeepPart
 from core.preprocessing.crop import slices
 from core.preprocessing.resample import RESAMPLINGS, Grid, Regridding
-
-KeepProbabilities = Callable[[tuple[slice, slice, slice], FloatArray], None]
-"""Told probabilities (k, z, y, x) of a part of the image and where it lies, in the axis order of the file; parts are
-those of the crop. Outside it, background is certain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is wanted beside the label map."""
 
-    probabilities: KeepProbabilities | None = None
+    probabilities: KeepPart | None = None
+    """Told of the parts of the crop, in the axis order of the file; outside it, background is certain."""
     uncertainty: bool = False
     """Whether logits come with the mean probabilities of all passes behind them, one more per head."""
 

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 from torch import Tensor
 
+from core.domain.geometry import Shape
 from core.domain.model import PredictionOptions
 from core.domain.progress import Observer, Progress
 from core.domain.training import Fold
@@ -19,7 +20,7 @@ from core.inference.passes import Run, common_axis, lacking, logits_of, run_of, 
 from core.inference.postprocess import postprocessed
 from core.inference.slabs import Slab
 from core.inference.sliding_window import OnTiles
-from core.io.case_store import PreprocessedCase
+from core.io.case_store import CaseProperties, PreprocessedCase
 from core.io.image import FloatArray, Geometry, Image, LabelArray, LabelMap
 from core.network.device import Precision
 from core.preprocessing.pipeline import preprocess_case
@@ -42,6 +43,8 @@ class Prediction:
     """Per stage: preprocess, network, export; in a cascade also previous."""
     precision: Precision
     folds: tuple[Fold, ...]
+    properties: CaseProperties
+    """What preprocessing left of the image; of several models, the first one's."""
     uncertainty_zyx: FloatArray | None = None
     """Where wanted, 0 to 1 on the same grid; see `core.inference.decision.entropy`."""
     is_postprocessed: bool = False
@@ -53,6 +56,8 @@ class Prepared:
     """An image as far as it can be brought along without a network."""
 
     geometry: Geometry
+    shape: Shape
+    """Voxels of the image, in the axis order of the file."""
     cases: tuple[PreprocessedCase | None, ...]
     """Per member; None where a stage before has to segment the image first."""
     image: Image | None
@@ -109,7 +114,7 @@ def prepare(model: TrainedModel, image: Image, *, previous_zyx: LabelArray | Non
         for member in members_of(model)
     ]
     kept = image if any(case is None for case in cases) else None
-    return Prepared(image.geometry, tuple(cases), kept, perf_counter() - started)
+    return Prepared(image.geometry, image.shape, tuple(cases), kept, perf_counter() - started)
 
 
 def predict_prepared(
@@ -149,6 +154,7 @@ def predict_prepared(
         | {"preprocess": prepared.seconds, "network": clock.network, "export": clock.since() - clock.network},
         precision=model.precision,
         folds=runs[0].folds,
+        properties=runs[0].case.properties,
         uncertainty_zyx=found.uncertainty_zyx,
         is_postprocessed=is_postprocessed,
     )

@@ -54,6 +54,13 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def device_reason(wanted: str, device: torch.device) -> str:
+    """Say why it is that device."""
+    if wanted != "auto":
+        return "as asked for"
+    return "a GPU is there" if device.type == "cuda" else "no GPU is there"
+
+
 def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.device) -> Precision:
     """Return the number format to compute in; `auto` takes the fastest that the device has units for.
 

@@ -1,5 +1,6 @@
 """The verbs in order: verify, fingerprint, plan, preprocess, train, predict, evaluate; files in, files out."""
 
+from core.pipeline.arrays import ArrayPrediction, predict_arrays
 from core.pipeline.cascades import next_stage_folder
 from core.pipeline.data import (
     convert,
@@ -13,14 +14,14 @@ from core.pipeline.data import (
 )
 from core.pipeline.evaluation import evaluate
 from core.pipeline.exchange import export_model, import_model
+from core.pipeline.folders import FolderOptions, FolderOutcome, predict_folder, segment_folder
+from core.pipeline.models import load, opened_model
 from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset, reader_of
 from core.pipeline.prediction import (
     PredictionFiles,
     PredictionSummary,
     input_reader,
-    load,
     predict_files,
-    predict_folder,
 )
 from core.pipeline.training import (
     TrainOrder,
@@ -32,6 +33,9 @@ from core.pipeline.training import (
 )
 
 __all__ = [
+    "ArrayPrediction",
+    "FolderOptions",
+    "FolderOutcome",
     "PlanRequest",
     "PredictionFiles",
     "PredictionSummary",
@@ -49,14 +53,17 @@ __all__ = [
     "load",
     "move_plan",
     "next_stage_folder",
+    "opened_model",
     "plan",
     "plan_dataset",
+    "predict_arrays",
     "predict_files",
     "predict_folder",
     "preprocess",
     "preprocessed_cases",
     "preprocessing_digest",
     "reader_of",
+    "segment_folder",
     "start_weights",
     "train",
     "validate",

@@ -1,41 +1,59 @@
-"""Segment images."""
+"""Segment one image: its files are read, a model is applied, and what is wanted of it is written."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from core.domain.model import PredictionOptions
-from core.domain.progress import Observer, Progress, QuietObserver
-from core.errors import DatasetError, ImageError, ModelError
-from core.io.cases import (
-    CaseFiles,
-    find_images,
-)
-from core.io.image import LabelArray, disagreement
+from core.domain.progress import Observer
+from core.errors import ImageError
+from core.io.image import Image, LabelArray, disagreement
 from core.io.placement import copy_placement
-from core.io.readers import (
-    read_header,
-    read_image,
-    read_labels,
-    reader_for_file,
-    write_labels,
-)
+from core.io.probabilities import probabilities_written, write_map, write_properties
+from core.io.readers import read_header, read_image, read_labels, reader_for_file, write_labels
 
 if TYPE_CHECKING:
+    from core.inference.ensemble import TrainedModel
     from core.inference.model import LoadedModel
-
-MOST_NAMED = 10
-"""Files that a sentence names."""
+    from core.inference.predict import Prepared
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionFiles:
-    """Where a segmentation and its picture go."""
+    """Where a segmentation goes, and what else is wanted of an image."""
 
     segmentation: Path
     preview: Path | None = None
+    probabilities: Path | None = None
+    """CASE.npz; CASE.pkl beside it says where the image lies."""
+    uncertainty: Path | None = None
+    """Ends in .nii.gz."""
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that there will be."""
+        beside = () if self.probabilities is None else (self.probabilities.with_suffix(".pkl"),)
+        others = (self.probabilities, *beside, self.uncertainty, self.preview)
+        return (self.segmentation, *(path for path in others if path is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFiles:
+    """An image that was read and preprocessed."""
+
+    first: Path
+    """The file of its first channel."""
+    reader: str
+    image: Image | None
+    """Where somebody still wants to see it."""
+    prepared: "Prepared"
+    previous: Path | None
+    """What the stage before segmented, where that was given."""
+    seconds: float
+    """Of reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +67,8 @@ class PredictionSummary:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def load(
-    folder: Path, options: PredictionOptions, *, previous_model: Path | None = None, alone: bool = False
-) -> "LoadedModel":
-    """Load a trained model, ready to predict.
-
-    Args:
-        folder: Of the model.
-        options: How to predict.
-        previous_model: Folder of the model of a cascade's stage before, if not the one that lies in the folder.
-        alone: Whether to leave out the stage before, because its segmentations are given.
-
-    Raises:
-        ModelError: It is incomplete or does not fit.
-    """
-    from core.inference.model import load_model, load_stage, with_previous
-
-    if previous_model is not None:
-        before = load_model(previous_model, options.model_copy(update={"folds": None}))
-        return with_previous(load_stage(folder, options), before)
-    return load_stage(folder, options) if alone else load_model(folder, options)
-
-
 def predict_files(
-    model: "LoadedModel",
+    model: "TrainedModel",
     channels: Sequence[Path],
     targets: PredictionFiles,
     observer: Observer,
@@ -95,37 +91,110 @@ def predict_files(
         ModelError: The model is a later stage of a cascade, and neither the stage before nor `previous` is given.
         CancelledError: The observer asked to stop.
     """
-    from core.evaluation.metrics import volumes_ml
-    from core.inference.predict import predict_image
-    from core.io.preview import save_preview
+    read = read_files(model, channels, previous=previous, with_image=targets.preview is not None)
+    return segment_files(model, read, targets, observer, options or PredictionOptions())
+
+
+def read_files(
+    model: "TrainedModel", channels: Sequence[Path], *, previous: Path | None = None, with_image: bool = False
+) -> ReadFiles:
+    """Read and preprocess one image, which needs no network: the next one can be read while another is segmented.
+
+    Raises:
+        DomainError: As `predict_files`.
+    """
+    from core.inference.predict import prepare
 
     started = perf_counter()
     reader = input_reader(model.plan.image_reader_writer, channels[0])
     image = read_image(channels, reader)
     previous_zyx = None if previous is None else _read_previous(previous, channels[0], reader)
     read = perf_counter()
-    done = predict_image(model, image, options or PredictionOptions(), observer, previous_zyx=previous_zyx)
-    computed = perf_counter()
-    segmentation = targets.segmentation
-    write_labels(done.segmentation, segmentation, reader)
-    copy_placement(channels[0], segmentation)
+    prepared = prepare(model, image, previous_zyx=previous_zyx)
+    return ReadFiles(
+        first=channels[0],
+        reader=reader,
+        image=image if with_image else None,
+        prepared=prepared,
+        previous=previous,
+        seconds=read - started,
+    )
+
+
+def segment_files(
+    model: "TrainedModel",
+    read: ReadFiles,
+    targets: PredictionFiles,
+    observer: Observer,
+    options: PredictionOptions,
+) -> PredictionSummary:
+    """Segment an image that was read, and write what is wanted of it.
+
+    Raises:
+        DomainError: As `predict_files`.
+    """
+    from core.evaluation.metrics import volumes_ml
+    from core.inference.export import Wanted
+    from core.inference.predict import predict_prepared
+    from core.io.preview import save_preview
+
+    labels = model.labels
+    shape = read.prepared.shape
+    with (
+        nullcontext()
+        if targets.probabilities is None
+        else probabilities_written(
+            targets.probabilities, (len(labels.heads), *shape), has_background=not labels.has_regions
+        )
+    ) as keep:
+        wanted = Wanted(keep, uncertainty=targets.uncertainty is not None)
+        done = predict_prepared(model, read.prepared, options, observer, wanted=wanted)
+        computed = perf_counter()
+        if targets.probabilities is not None:
+            write_properties(
+                targets.probabilities.with_suffix(".pkl"), done.properties, model.plan.image_reader_writer
+            )
+    if targets.uncertainty is not None and done.uncertainty_zyx is not None:
+        write_map(done.uncertainty_zyx, done.segmentation.geometry, targets.uncertainty)
+        copy_placement(read.first, targets.uncertainty)
+    write_labels(done.segmentation, targets.segmentation, read.reader)
+    copy_placement(read.first, targets.segmentation)
     written = perf_counter()
-    if targets.preview is not None:
+    if targets.preview is not None and read.image is not None:
         names = {value: name for name, value in model.description.labels.items() if isinstance(value, int)}
-        save_preview(targets.preview, image, done.segmentation, names=names)
+        save_preview(targets.preview, read.image, done.segmentation, names=names)
     return PredictionSummary(
-        volumes=volumes_ml(done.segmentation, model.labels),
-        seconds={"read": read - started, **done.seconds, "write": written - computed}
+        volumes=volumes_ml(done.segmentation, labels),
+        seconds={"read": read.seconds, **done.seconds, "write": written - computed}
         | {"preview": perf_counter() - written},
         provenance={
-            "configuration": model.configuration_name,
             "folds": list(done.folds),
-            "precision": done.precision.name,
-            "precision_reason": done.precision.reason,
-            "device": str(model.device),
-        }
-        | _provenance_of_previous(model, previous),
+            "postprocessed": done.is_postprocessed,
+            **_provenance(model, read.previous),
+        },
     )
+
+
+def _provenance(model: "TrainedModel", previous: Path | None) -> dict[str, Any]:
+    """Say what segmented an image."""
+    from core.inference.ensemble import members_of
+
+    common = {
+        "configuration": model.configuration_name,
+        "precision": model.precision.name,
+        "precision_reason": model.precision.reason,
+        "device": str(model.device),
+    }
+    members = members_of(model)
+    if len(members) == 1:
+        return common | _provenance_of_previous(members[0], previous)
+    return common | {"members": [_member(member) for member in members]}
+
+
+def _member(member: "LoadedModel") -> dict[str, Any]:
+    """Say which member of an ensemble it was."""
+    own = {"configuration": member.configuration_name, "folds": list(member.folds)}
+    return own | _provenance_of_previous(member, None)
 
 
 def _provenance_of_previous(model: "LoadedModel", previous: Path | None) -> dict[str, Any]:
@@ -154,71 +223,6 @@ def _read_previous(previous: Path, image: Path, reader: str) -> LabelArray:
     return read_labels(previous, reader).labels_zyx
 
 
-def predict_folder(
-    folder: Path,
-    images: Path,
-    out: Path,
-    options: PredictionOptions,
-    observer: Observer,
-    *,
-    previous: Path | None = None,
-    previous_model: Path | None = None,
-) -> int:
-    """Segment every case of a folder of images.
-
-    Args:
-        folder: Of the model.
-        images: Files `CASE_0000.nii.gz` and so on, one per channel.
-        out: Gets one segmentation per case, of the same name and format.
-        options: How to predict.
-        observer: Told after each case.
-        previous: In a cascade, a folder of what the stage before segmented, files `CASE.nii.gz`.
-        previous_model: Or the folder of its model; by default the one that lies within the model.
-
-    Returns:
-        The number of cases.
-
-    Raises:
-        DatasetError: There is no case in the folder, or the stage before did not segment one.
-        ModelError: The model cannot be used, or nothing is known of the stage before it.
-    """
-    from core.inference.predict import require_whole
-
-    if previous is not None and previous_model is not None:
-        raise ModelError("give what the stage before segmented or its model, not both")
-    model = load(folder, options, previous_model=previous_model, alone=previous is not None)
-    cases = find_images(images, model.description)
-    if previous is not None:
-        _require_all(previous, cases)
-    else:
-        require_whole(model)
-    out.mkdir(parents=True, exist_ok=True)
-    for done, case in enumerate(cases):
-        observer.report(Progress(stage="predict", done=done, total=len(cases), note=case.case_id))
-        ending = _ending(case)
-        targets = PredictionFiles(out / f"{case.case_id}{ending}")
-        before = None if previous is None else previous / f"{case.case_id}{ending}"
-        predict_files(model, case.images, targets, QuietObserver(observer), options, previous=before)
-    observer.report(Progress(stage="predict", done=len(cases), total=len(cases)))
-    return len(cases)
-
-
-def _require_all(previous: Path, cases: Sequence[CaseFiles]) -> None:
-    """Refuse to begin where the stage before did not segment every image.
-
-    Raises:
-        DatasetError: Some are missing; the sentence names them.
-    """
-    names = [f"{case.case_id}{_ending(case)}" for case in cases]
-    missing = [name for name in names if not (previous / name).is_file()]
-    if missing:
-        raise DatasetError(
-            f"what the stage before segmented is missing for {len(missing)} of {len(names)} images: "
-            f"{', '.join(missing[:MOST_NAMED])}{' …' * (len(missing) > MOST_NAMED)}; they should be in {previous}",
-            cases=list(missing),
-        )
-
-
 def input_reader(preferred: str, path: Path) -> str:
     """Return the model's own reader if it knows the file's format, else the one that does.
 
@@ -226,8 +230,3 @@ def input_reader(preferred: str, path: Path) -> str:
         ImageError: No reader has the ending.
     """
     return reader_for_file(path, preferred)
-
-
-def _ending(case: CaseFiles) -> str:
-    """Return what follows `CASE_0000` in the name of the first channel."""
-    return case.images[0].name[len(f"{case.case_id}_0000") :]

@@ -1,13 +1,14 @@
 """Train one fold, and score its validation cases."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
+from core.domain.geometry import permuted
 from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
@@ -21,6 +22,7 @@ from core.io.cases import (
     read_description,
 )
 from core.io.next_stage import load_with_previous
+from core.io.probabilities import KeepPart, probabilities_written, write_properties
 from core.io.readers import write_labels
 from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
 from core.pipeline.data import preprocess
@@ -28,6 +30,7 @@ from core.pipeline.splits import Wanted, choose_splits, keep_splits, split_of_fo
 from core.plots import PROGRESS_FILE, ProgressPlot
 
 if TYPE_CHECKING:
+    from core.inference.model import LoadedModel
     from core.training.pretrained import StartWeights
     from core.training.ranks import Ranks
 
@@ -63,6 +66,8 @@ class TrainOrder:
     checkpoint."""
     goes_further: bool = False
     """Whether a training that was begun may be given more epochs than it was begun with."""
+    save_probabilities: bool = False
+    """Whether validation leaves the probabilities of its cases beside their segmentations, for ensembles."""
 
 
 def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
@@ -204,24 +209,18 @@ def validate(
     """
     from core.evaluation.evaluate import FilePair, evaluate_files, read_summary, write_summary
     from core.inference.model import load_stage
-    from core.inference.predict import predict_logits, segmentation_of
 
     description = read_description(order.raw)
     files = find_cases(order.raw, description, outside=order.outside)
     references = {case.case_id: case.label for case in files}
     folder = order.model / fold_name(order.fold) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
-    options = PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)
-    model = load_stage(order.model, options)
+    model = load_stage(order.model, _options(order))
     targets = {case_id: folder / f"{case_id}{description.file_ending}" for case_id in cases}
     own = list(cases)[ranks.rank :: ranks.count]
     for done, case_id in enumerate(own):
         observer.report(Progress(stage="validate", done=done, total=len(own)))
-        case = cases[case_id]
-        logits_kzyx = predict_logits(model, case, options, QuietObserver(observer))
-        segmentation = segmentation_of(model, case, logits_kzyx)
-        write_labels(segmentation, targets[case_id], order.plan.image_reader_writer)
-        hand_on(model, case_id, case, logits_kzyx, fold=order.fold, folder=order.model)
+        _segment(order, model, (case_id, cases[case_id]), targets[case_id], observer)
     ranks.wait()
     if not ranks.is_first:
         ranks.wait()
@@ -236,6 +235,44 @@ def validate(
     ranks.wait()
     observer.report(Progress(stage="validate", done=len(own), total=len(own)))
     return report
+
+
+def _options(order: TrainOrder) -> PredictionOptions:
+    """Return how a fold predicts its validation cases."""
+    return PredictionOptions(folds=(order.fold,), precision=order.precision, device=order.device)
+
+
+def _segment(
+    order: TrainOrder,
+    model: "LoadedModel",
+    identified: tuple[CaseId, PreprocessedCase],
+    target: Path,
+    observer: Observer,
+) -> None:
+    """Segment a validation case, and write what the order and later stages of a cascade want of it."""
+    from core.inference.export import Wanted
+    from core.inference.predict import predict_logits, segment_case, segmentation_of
+
+    (case_id, case), labels, options = identified, model.labels, _options(order)
+    silent = QuietObserver(observer)
+    shape = permuted(case.properties.shape_before_cropping, order.plan.transpose_backward)
+    probabilities = target.with_name(f"{case_id}.npz")
+    kept: AbstractContextManager[KeepPart | None] = nullcontext()
+    if order.save_probabilities:
+        kept = probabilities_written(
+            probabilities, (len(labels.heads), *shape), has_background=not labels.has_regions
+        )
+    with kept as keep:
+        wanted = Wanted(keep)
+        if next_stages(order.plan, order.configuration):  # They need all logits side by side.
+            logits_kzyx = predict_logits(model, case, options, silent)
+            segmentation = segmentation_of(model, case, logits_kzyx, wanted=wanted)
+            hand_on(model, case_id, case, logits_kzyx, fold=order.fold, folder=order.model)
+        else:
+            segmentation = segment_case(model, case, options, silent, wanted=wanted)
+    if order.save_probabilities:
+        write_properties(probabilities.with_suffix(".pkl"), case.properties, order.plan.image_reader_writer)
+    write_labels(segmentation, target, order.plan.image_reader_writer)
 
 
 def _write_model(order: TrainOrder, description: DatasetDescription, axes: tuple[int, ...]) -> None:

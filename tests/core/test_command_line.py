@@ -91,7 +91,7 @@ def test_a_finished_training_is_not_trained_again_but_may_be_looked_at(bench: Be
 
 
 def test_a_prediction_lies_where_its_image_lies(bench: Bench) -> None:
-    predicted = sorted(bench.predictions.iterdir())
+    predicted = sorted(bench.predictions.glob("*.nii.gz"))
     image = _geometry(next(iter(sorted((bench.raw / "imagesTs").iterdir()))))
 
     assert len(predicted) == 1
@@ -182,7 +182,7 @@ def test_preprocess_names_every_case_that_fails(bench: Bench, tmp_path: Path, ca
             ["plan", "--dataset-json", "no.json", "--fingerprint", "no.json", "--out", "p"],
             "cannot read no.json",
         ),
-        (["predict", "--model", "nowhere", "--input", ".", "--out", "o"], "model.json"),
+        (["predict", "--model", "nowhere", "--input", ".", "--out", "o"], "there is no model at nowhere"),
         (["train", "--raw", ".", "--plans", "no.json", "--configuration", "2d", "--out", "m"], "no.json"),
     ],
 )
@@ -408,3 +408,49 @@ def test_two_processes_train_and_validate_through_the_command_line(bench: Bench,
     summary = json.loads((tmp_path / "model/fold_0/validation/summary.json").read_text())
     assert len(summary["metric_per_case"]) == 1
     assert len((tmp_path / "model/fold_0/epochs.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_else_is_wanted_of_a_prediction_is_written_and_nothing_is_done_twice(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict = (
+        "predict",
+        "--model",
+        bench.model,
+        "--input",
+        bench.raw / "imagesTs",
+        "--out",
+        tmp_path / "out",
+    )
+    more = ("--save-probabilities", "--uncertainty", "--configuration", "3d_fullres", "--part", "1/1")
+
+    assert run(*predict, *more) == 0
+    first = capsys.readouterr()
+    assert run(*predict, *more) == 0
+
+    assert "1 cases segmented" in first.out
+    assert first.err.count("device cpu: no GPU is there; precision ") == 1
+    assert "0 cases segmented" in (again := capsys.readouterr().out)
+    assert "1 were there already" in again
+    assert {path.name for path in (tmp_path / "out").rglob("phantom_005*")} == {
+        "phantom_005.nii.gz",
+        "phantom_005.npz",
+        "phantom_005.pkl",
+        "phantom_005_uncertainty.nii.gz",
+    }
+    assert run(*predict, "--part", "0/2") == 1
+    assert "write 1/3, 2/3 or 3/3" in capsys.readouterr().err
+
+
+def test_a_damaged_image_is_named_and_the_status_tells(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(bench.raw / "imagesTs", images)
+    (images / "broken_0000.nii.gz").write_bytes(b"nothing")
+
+    status = run("predict", "--model", bench.model, "--input", images, "--out", tmp_path / "out")
+
+    assert status == 1
+    assert "1 of 2 cases could not be segmented: broken: broken_0000.nii.gz" in capsys.readouterr().err
+    assert (tmp_path / "out/phantom_005.nii.gz").is_file()

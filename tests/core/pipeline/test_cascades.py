@@ -13,6 +13,7 @@ from core.domain.model import PredictionOptions
 from core.domain.plan import Plan
 from core.domain.progress import SilentObserver
 from core.errors import DatasetError, DomainError, ModelError, PlanError, TrainingError
+from core.inference.model import LoadedModel
 from core.io.case_store import CaseStore
 from core.io.next_stage import file_of, read_next_stage, save_next_stage
 from core.io.readers import read_labels, write_labels
@@ -81,13 +82,13 @@ def test_a_trained_cascade_predicts_by_itself(bench: Bench, tmp_path: Path) -> N
     images = bench.raw / "imagesTr"
     assert (bench.cascade / "fold_0/validation/summary.json").is_file()
 
-    count = pipeline.predict_folder(bench.cascade, images, tmp_path / "own", OPTIONS, SilentObserver())
+    done = pipeline.predict_folder(bench.cascade, images, tmp_path / "own", OPTIONS, SilentObserver())
     pipeline.predict_folder(bench.low, images, tmp_path / "low", OPTIONS, SilentObserver())
     pipeline.predict_folder(
         bench.cascade, images, tmp_path / "told", OPTIONS, SilentObserver(), previous=tmp_path / "low"
     )
 
-    assert count == RECIPE.cases
+    assert done.segmented == RECIPE.cases
     for number in range(RECIPE.cases):
         name = f"{case_name(number)}.nii.gz"
         own, told = (read_labels(tmp_path / run / name, READER).labels_zyx for run in ("own", "told"))
@@ -308,7 +309,8 @@ def test_regions_of_a_cascade_see_labels_and_an_ignore_label_is_none(
     weights = load_file(full / "fold_0/weights.safetensors")
     assert weights["encoder.stages.0.0.convs.0.conv.weight"].shape[1] == 1 + 2
     assert len(report.mean) == 2
-    assert pipeline.predict_folder(full, raw / "imagesTr", tmp_path / "out", OPTIONS, SilentObserver()) == 2
+    done = pipeline.predict_folder(full, raw / "imagesTr", tmp_path / "out", OPTIONS, SilentObserver())
+    assert done.segmented == 2
 
 
 def test_a_third_stage_refines_the_second(bench: Bench, tmp_path: Path) -> None:
@@ -335,6 +337,7 @@ def test_a_third_stage_refines_the_second(bench: Bench, tmp_path: Path) -> None:
 
     assert (tmp_path / "third/previous/previous/model.json").is_file()
     loaded = pipeline.load(tmp_path / "third", OPTIONS)
+    assert isinstance(loaded, LoadedModel)
     assert loaded.previous is not None
     assert loaded.previous.previous is not None
     image = [bench.raw / "imagesTr" / f"{case_name(0)}_0000.nii.gz"]

@@ -93,3 +93,21 @@ def test_it_learns_validates_and_predicts(kind: Kind, tmp_path: Path) -> None:
     validated = read_labels(model / "fold_0/validation" / name, "SimpleITKIO").labels_zyx
     assert np.array_equal(read_labels(tmp_path / name, "SimpleITKIO").labels_zyx, validated)
     assert set(np.unique(validated)) <= {0, 1, 2}
+
+
+def test_validation_leaves_probabilities_on_request(tmp_path: Path) -> None:
+    raw, plan = dataset(tmp_path / "raw", Recipe(cases=3)), plan_of()
+
+    train(order_of(raw, plan, "small", tmp_path / "plain"))
+    train(order_of(raw, plan, "small", tmp_path / "kept"), save_probabilities=True)
+
+    kept, plain = (tmp_path / name / "fold_0/validation" for name in ("kept", "plain"))
+    names = sorted(path.name.split(".")[0] for path in kept.glob("*.nii.gz"))
+    assert [path.stem for path in sorted(kept.glob("*.npz"))] == names
+    assert [path.stem for path in sorted(kept.glob("*.pkl"))] == names
+    assert list(plain.glob("*.npz")) == []
+    for name in names:
+        with np.load(kept / f"{name}.npz") as archive:
+            decided_zyx = archive["probabilities"].argmax(0)
+        labels_zyx = read_labels(kept / f"{name}.nii.gz", "SimpleITKIO").labels_zyx
+        assert np.array_equal(decided_zyx, labels_zyx)
