@@ -10,6 +10,7 @@ from torch import Tensor
 from core.domain.tiling import volume_patch
 from core.errors import ModelError
 from core.inference.sliding_window import (
+    HEADS_AT_ONCE,
     Corner,
     OnTiles,
     TileNetwork,
@@ -179,15 +180,18 @@ class _Sums:
 
     def add(self, corner: Corner, logits_kzyx: Tensor, *, is_first_fold: bool) -> None:
         """Add what a network says of a tile; its logits are overwritten."""
-        tile_kzyx = logits_kzyx.reshape(len(logits_kzyx), *self._patch).mul_(self._tile_zyx)
+        tile_kzyx = logits_kzyx.reshape(len(logits_kzyx), *self._patch)
         spans = [slice(start, start + edge) for start, edge in zip(corner, self._patch, strict=True)]
         for place, part in self._pieces(corner[self._axis], spans[self._axis].stop):
             spans[self._axis] = place
             index = (spans[0], spans[1], spans[2])
             of_tile = (slice(None),) * self._axis + (part,)
-            self._logits_kzyx[(slice(None), *index)] += tile_kzyx[(slice(None), *of_tile)]
+            weights_zyx = self._tile_zyx[of_tile]
+            for few in _few_heads(len(tile_kzyx)):
+                weighted = tile_kzyx[(few, *of_tile)].float().mul_(weights_zyx)
+                self._logits_kzyx[(few, *index)] += weighted
             if is_first_fold:
-                self._weights_zyx[index] += self._tile_zyx[of_tile].to(self._weights_zyx.dtype)
+                self._weights_zyx[index] += weights_zyx.to(self._weights_zyx.dtype)
 
     def finished(self, start: int, stop: int, folds: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the means of slices that no later tile touches, and forget them afterwards.
@@ -202,9 +206,12 @@ class _Sums:
             count = place.stop - place.start
             logits_kzyx = self._logits_kzyx.narrow(1 + self._axis, place.start, count)
             weights_zyx = self._weights_zyx.narrow(self._axis, place.start, count)
-            logits_kzyx /= weights_zyx * folds
-            low, high = logits_kzyx.aminmax()
-            if not (torch.isfinite(low) and torch.isfinite(high)):
+            shares_zyx = weights_zyx * folds
+            extremes = [
+                torch.stack(logits_kzyx[few].div_(shares_zyx).aminmax())
+                for few in _few_heads(len(logits_kzyx))
+            ]
+            if not torch.isfinite(torch.stack(extremes)).all():
                 raise ModelError(
                     "the network's logits are not finite; predict with precision fp32, and if that does not help, "
                     "the weights are spoilt"
@@ -221,6 +228,12 @@ class _Sums:
             count = min(self._depth - place, stop - start - done)
             yield slice(place, place + count), slice(done, done + count)
             done += count
+
+
+def _few_heads(count: int) -> Iterator[slice]:
+    """Cut heads into so few that what is computed of them between two arrays stays small."""
+    for begin in range(0, count, HEADS_AT_ONCE):
+        yield slice(begin, min(begin + HEADS_AT_ONCE, count))
 
 
 def _inner(pieces: Iterator[tuple[int, Tensor]], inner: Sequence[slice], axis: int) -> Iterator[Slab]:

@@ -168,7 +168,7 @@ def mirrored_mean(network: TileNetwork, tiles_bczyx: Tensor, window: Window) -> 
         window: Its mirror axes, and how many mirrorings share a forward pass.
 
     Returns:
-        logits_bkzyx in single precision, mirrored back.
+        logits_bkzyx, mirrored back; in single precision, or as the network gives them where it is not mirrored.
 
     Source:
         Engine specification B 6.6.
@@ -179,7 +179,9 @@ def mirrored_mean(network: TileNetwork, tiles_bczyx: Tensor, window: Window) -> 
         logits_bkzyx = network(torch.cat([_flip(tiles_bczyx, axes) for axes in group]))
         for axes, part_bkzyx in zip(group, logits_bkzyx.chunk(len(group)), strict=True):
             if total is None:
-                total = _flip(part_bkzyx, axes).float()
+                total = (
+                    part_bkzyx.float() if len(passes) > 1 else part_bkzyx
+                )  # The first pass mirrors nothing.
                 continue
             for heads in range(0, total.shape[1], HEADS_AT_ONCE):
                 few = slice(heads, heads + HEADS_AT_ONCE)
