@@ -18,6 +18,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def main() -> None:
             for precision in arguments.precisions:
                 words = ("--precision", precision)
                 name = f"{arguments.cases} small images, {precision}"
-                case = Case(name, lambda words=words: sides.ours(*words), sides.theirs, sides.difference)
+                case = Case(name, partial(sides.ours, *words), sides.theirs, sides.difference)
                 rows.append(measured(case, arguments.pairs))
         if arguments.many:
             rows += [_many(arguments, work / f"many_{spacing}", spacing) for spacing in (COARSER, KEEP_GRID)]
@@ -157,9 +158,9 @@ def _many(arguments: argparse.Namespace, work: Path, spacing: float) -> dict[str
     place = Geometry(spacing=edges, file_spacing_xyz=edges, origin_xyz=(0, 0, 0), direction=straight)
     write_map(voxels_zyx, place, images / "case_0000.nii.gz")
     sides = _sides(arguments.reference, _untrained(work / "model", arguments.classes, spacing), images, work)
-    words = ("--image-shape", ",".join(map(str, SHAPE)), "--image-spacing", "1,1,1")
-    words += ("--plans", sides.model / "plans.json", "--dataset-json", sides.model / "dataset.json")
-    said = run([sys.executable, "-m", "core", "explain", *words]).said
+    image = ("--image-shape", ",".join(map(str, SHAPE)), "--image-spacing", "1,1,1")
+    files = ("--plans", sides.model / "plans.json", "--dataset-json", sides.model / "dataset.json")
+    said = run([sys.executable, "-m", "core", "explain", *image, *files]).said
     estimate = said.strip().splitlines()[-1]
     ours = sides.ours("--no-mirroring", "--precision", arguments.many_precision)
     row: dict[str, object] = {

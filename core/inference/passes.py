@@ -16,6 +16,7 @@ from core.domain.training import Fold
 from core.errors import ModelError
 from core.inference.decision import probabilities_of
 from core.inference.model import LoadedModel, tile_network
+from core.inference.requirements import lacking
 from core.inference.slabs import Accumulator, Slab, fold_mean_logits, logit_slabs, slab_values, tile_count
 from core.inference.sliding_window import OnTiles, TileNetwork, Window, mirror_passes
 from core.io.case_store import PreprocessedCase
@@ -151,16 +152,6 @@ def _network_input(model: LoadedModel, case: PreprocessedCase) -> FloatArray:
     if case.previous_zyx is None:
         raise lacking(model)
     return np.concatenate([case.voxels_czyx, case.previous_zyx[np.newaxis]], dtype=np.float32)
-
-
-def lacking(model: LoadedModel) -> ModelError:
-    """Return the error that says what a later stage of a cascade needs."""
-    before = model.configuration.previous_stage
-    return ModelError(
-        f"configuration {model.configuration_name} refines what {before} segments; give that segmentation, or the "
-        f"model of {before}",
-        configuration=model.configuration_name,
-    )
 
 
 def _chosen_folds(model: LoadedModel, options: PredictionOptions) -> tuple[Fold, ...]:

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-import numpy as np
 from torch import Tensor
 
 from core.domain.geometry import Shape
 from core.domain.model import PredictionOptions
 from core.domain.progress import Observer, Progress
 from core.domain.training import Fold
-from core.errors import CancelledError, ImageError, ModelError
+from core.errors import CancelledError
 from core.inference.ensemble import TrainedModel, members_of
 from core.inference.export import Exported, Wanted, exported, stream, way_back
 from core.inference.model import LoadedModel
-from core.inference.passes import Run, common_axis, lacking, logits_of, run_of, slabs_of
+from core.inference.passes import Run, common_axis, logits_of, run_of, slabs_of
 from core.inference.postprocess import postprocessed
+from core.inference.requirements import previous_model, require_channels, require_previous
 from core.inference.slabs import Slab
 from core.inference.sliding_window import OnTiles
 from core.io.case_store import CaseProperties, PreprocessedCase
@@ -106,7 +106,7 @@ def prepare(model: TrainedModel, image: Image, *, previous_zyx: LabelArray | Non
     require_channels(model, image)
     started = perf_counter()
     if previous_zyx is not None:
-        _require_previous(model, image, previous_zyx)
+        require_previous(model, image, previous_zyx)
     cases = [
         None
         if member.configuration.previous_stage is not None and previous_zyx is None
@@ -175,22 +175,6 @@ def segment_case(
     """
     found = _segmented([run_of(model, case, options)], observer, STAGE, wanted, _Clock())
     return LabelMap(found.labels_zyx, case.properties.geometry)
-
-
-def require_channels(model: TrainedModel, image: Image) -> None:
-    """Refuse an image that does not have one channel for each of the model's.
-
-    Raises:
-        ImageError: It has more or fewer; the sentence names those of the model, in order.
-    """
-    wanted, found = model.description.channels, len(image.voxels_czyx)
-    if found != len(wanted):
-        raise ImageError(
-            f"the image has {found} channel{'s' * (found != 1)}, the model needs {len(wanted)}: "
-            f"{', '.join(wanted)}; send one image per channel, in this order",
-            channels=list(wanted),
-            found=found,
-        )
 
 
 def predict_logits(
@@ -276,56 +260,8 @@ def _stage_before(
         ModelError: There is none.
     """
     earlier = options.model_copy(update={"folds": None, "postprocessing": False})
-    before = predict_image(_previous_model(model), image, earlier, observer, stage=PREVIOUS_STAGE)
+    before = predict_image(previous_model(model), image, earlier, observer, stage=PREVIOUS_STAGE)
     return before.segmentation.labels_zyx
-
-
-def _previous_model(model: LoadedModel) -> LoadedModel:
-    """Return the model of the stage before.
-
-    Raises:
-        ModelError: There is none.
-    """
-    if model.previous is None:
-        raise lacking(model)
-    return model.previous
-
-
-def require_whole(model: TrainedModel) -> None:
-    """Refuse a later stage of a cascade whose stages before are not at hand, before an image is read.
-
-    Raises:
-        ModelError: One is missing.
-    """
-    for member in members_of(model):
-        if member.configuration.previous_stage is not None:
-            require_whole(_previous_model(member))
-
-
-def _require_previous(model: TrainedModel, image: Image, previous_zyx: LabelArray) -> None:
-    """Refuse a segmentation that no previous stage can have made of the image.
-
-    Raises:
-        ModelError: The model is no later stage of a cascade.
-        ImageError: It lies on another grid, or holds values that are no labels.
-    """
-    before = model.configuration.previous_stage if isinstance(model, LoadedModel) else None
-    if before is None:
-        raise ModelError(
-            f"configuration {model.configuration_name} is no later stage of a cascade; predict without a "
-            "previous segmentation"
-        )
-    if previous_zyx.shape != image.shape:
-        raise ImageError(
-            f"the image has {image.shape} voxels (z, y, x), but what {before} segmented has "
-            f"{previous_zyx.shape}; give its segmentation of this image"
-        )
-    unknown = sorted(set(np.unique(previous_zyx).tolist()) - set(model.labels.labels))
-    if unknown:
-        raise ImageError(
-            f"what {before} segmented holds {', '.join(map(str, unknown))}, which is no label of the model; give "
-            f"the segmentation of a model with the labels {', '.join(map(str, model.labels.labels))}"
-        )
 
 
 def _reporting(observer: Observer, totals: Sequence[int], stage: str) -> list[OnTiles]:

@@ -23,6 +23,10 @@ from core.inference.sliding_window import (
     weight_map,
 )
 
+BLOCK_VALUES = 1 << 21
+"""Logits that are weighted at a time. Networks leave heads side by side, sums lie head by head; small blocks stay in
+the cache. Own measurement, one thread, 118 heads of 128 x 128 x 128: 1.2 s, in one piece per 16 heads 2.4 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
@@ -187,9 +191,12 @@ class _Sums:
             index = (spans[0], spans[1], spans[2])
             of_tile = (slice(None),) * self._axis + (part,)
             weights_zyx = self._tile_zyx[of_tile]
-            for few in _few_heads(len(tile_kzyx)):
-                weighted = tile_kzyx[(few, *of_tile)].float().mul_(weights_zyx)
-                self._logits_kzyx[(few, *index)] += weighted
+            part_kzyx, into_kzyx = (
+                tile_kzyx[(slice(None), *of_tile)],
+                self._logits_kzyx[(slice(None), *index)],
+            )
+            for heads, slices in _blocks(part_kzyx):
+                into_kzyx[heads, slices] += part_kzyx[heads, slices].float().mul_(weights_zyx[slices])
             if is_first_fold:
                 self._weights_zyx[index] += weights_zyx.to(self._weights_zyx.dtype)
 
@@ -208,8 +215,8 @@ class _Sums:
             weights_zyx = self._weights_zyx.narrow(self._axis, place.start, count)
             shares_zyx = weights_zyx * folds
             extremes = [
-                torch.stack(logits_kzyx[few].div_(shares_zyx).aminmax())
-                for few in _few_heads(len(logits_kzyx))
+                torch.stack(logits_kzyx[heads, slices].div_(shares_zyx[slices]).aminmax())
+                for heads, slices in _blocks(logits_kzyx)
             ]
             if not torch.isfinite(torch.stack(extremes)).all():
                 raise ModelError(
@@ -230,10 +237,13 @@ class _Sums:
             done += count
 
 
-def _few_heads(count: int) -> Iterator[slice]:
-    """Cut heads into so few that what is computed of them between two arrays stays small."""
-    for begin in range(0, count, HEADS_AT_ONCE):
-        yield slice(begin, min(begin + HEADS_AT_ONCE, count))
+def _blocks(logits_kzyx: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut logits into few heads of few slices z, so that what is computed of them between two arrays stays small."""
+    heads, depth, *plane = logits_kzyx.shape
+    count = max(1, BLOCK_VALUES // (HEADS_AT_ONCE * prod(plane)))
+    for head in range(0, heads, HEADS_AT_ONCE):
+        for begin in range(0, depth, count):
+            yield slice(head, head + HEADS_AT_ONCE), slice(begin, begin + count)
 
 
 def _inner(pieces: Iterator[tuple[int, Tensor]], inner: Sequence[slice], axis: int) -> Iterator[Slab]:

@@ -23,7 +23,7 @@ PEAK_WEIGHT = 10.0
 """Weight of the central voxel: keeps the corners above zero in 16 bits. Source: as above."""
 
 HEADS_AT_ONCE = 16
-"""Heads whose logits are mirrored back at a time: of a hundred, a copy would take a gigabyte."""
+"""Heads that are copied at a time on their way from one array to another; of a hundred, a copy would take a gigabyte."""
 
 Corner = tuple[int, int, int]
 """Where a tile begins, (z, y, x); tiles of a 2D network are one slice thick."""

@@ -115,7 +115,7 @@ def segment_folder(
         ImageError: Cases could not be segmented; the sentence names each with its reason. All others were.
         CancelledError: The observer asked to stop.
     """
-    from core.inference.predict import require_whole
+    from core.inference.requirements import require_whole
 
     cases = _part(find_images(images, model.description), which.part)
     if previous is not None:
