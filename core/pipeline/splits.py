@@ -18,6 +18,7 @@ from core.domain.splits import (
 )
 from core.domain.training import Fold, Split
 from core.errors import TrainingError
+from core.pipeline.model_folder import has_begun
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def choose_splits(wanted: Wanted, raw: Path, model: Path, case_ids: Sequence[Cas
     """
     from core.training.splits import FOLDS, cross_validation, read_splits
 
-    own = read_splits(model / SPLITS_FILE) if _has_begun(model) else None
+    own = read_splits(model / SPLITS_FILE) if has_begun(model) else None
     patients: Patients | None = None
     folds: Sequence[Split] | None
     if isinstance(wanted, Grouping):
@@ -94,8 +95,3 @@ def keep_splits(splits: Splits, model: Path, case_ids: Sequence[CaseId]) -> None
         log.warning("splits: %s", sentence)
     model.mkdir(parents=True, exist_ok=True)
     write_json(model / SPLITS_FILE, [split.to_json() for split in splits.folds])
-
-
-def _has_begun(model: Path) -> bool:
-    """Return whether a fold of the model is trained, or was begun."""
-    return any(model.glob("fold_*/*.safetensors"))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.geometry import permuted
-from core.domain.model import MODEL_FILE, ModelRecord, PrecisionName, PredictionOptions, fold_name
+from core.domain.model import ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
-from core.domain.record import write_json
 from core.domain.report import EvaluationReport
 from core.domain.stages import next_stages
 from core.domain.training import Fold, TrainingSettings
@@ -26,6 +25,7 @@ from core.io.probabilities import KeepPart, probabilities_written, write_propert
 from core.io.readers import write_labels
 from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
 from core.pipeline.data import preprocess
+from core.pipeline.model_folder import require_same_model, write_model
 from core.pipeline.splits import Wanted, choose_splits, keep_splits, split_of_fold
 from core.plots import PROGRESS_FILE, ProgressPlot
 
@@ -80,8 +80,8 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
         Scores of the validation cases, as written to validation/summary.json.
 
     Raises:
-        TrainingError: There are not enough cases for the fold, the stage before has not segmented them, or the
-            training cannot go on.
+        TrainingError: There are not enough cases for the fold, the stage before has not segmented them, other
+            folds of the model were trained otherwise, or the training cannot go on.
         ModelError: The model of the stage before is none.
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
@@ -110,8 +110,14 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     split = split_of_fold(splits, case_ids, order.fold)
     previous = previous_files(order.previous, configuration, order.configuration, case_ids)
     require_previous(previous, split, configuration, case_ids, splits.folds)
+    axes = prediction_mirror_axes(configuration, order.settings)
+    record = ModelRecord(
+        configuration=order.configuration, mirror_axes=axes, settings=order.settings.to_json()
+    )
+    require_same_model(order.model, order.plan, record, description)
     if ranks.is_first:
         keep_splits(splits, order.model, case_ids)
+        write_model(order.model, order.plan, record, description)
     if configuration.previous_stage is not None and order.previous_model is not None and ranks.is_first:
         keep_previous(order.previous_model, order.model, configuration.previous_stage)
     if order.preprocessed is None and ranks.is_first:
@@ -126,7 +132,6 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         )
     ranks.wait()
     load = partial(load_with_previous, CaseStore(folder), previous)
-    axes = prediction_mirror_axes(configuration, order.settings)
     setup = FoldSetup(
         training_cases=OpenCases(load, split.train),
         validation_cases=OpenCases(load, split.val),
@@ -143,8 +148,6 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     plot = ProgressPlot(setup.folder / PROGRESS_FILE) if ranks.is_first else nullcontext(SilentObserver())
     with plot as drawn:
         train_fold(setup, SeveralObservers(observer, drawn))
-    if ranks.is_first:
-        _write_model(order, description, axes)
     ranks.wait()
     return validate(order, setup.validation_cases, observer, ranks)
 
@@ -273,14 +276,3 @@ def _segment(
     if order.save_probabilities:
         write_properties(probabilities.with_suffix(".pkl"), case.properties, order.plan.image_reader_writer)
     write_labels(segmentation, target, order.plan.image_reader_writer)
-
-
-def _write_model(order: TrainOrder, description: DatasetDescription, axes: tuple[int, ...]) -> None:
-    """Write what of a model does not depend on the fold; every fold writes the same."""
-    order.model.mkdir(parents=True, exist_ok=True)
-    write_json(order.model / "dataset.json", description.to_json())
-    write_json(order.model / "plans.json", order.plan.to_json())
-    record = ModelRecord(
-        configuration=order.configuration, mirror_axes=axes, settings=order.settings.to_json()
-    )
-    write_json(order.model / MODEL_FILE, record.to_json())
