@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.domain.grounds import Grounds
 from core.domain.model import CHECKPOINT_FILE, PrecisionName
 from core.domain.pretraining import PretrainedRecord
 from core.domain.record import Record, describe
@@ -32,7 +33,7 @@ LATEST = CHECKPOINT_FILE
 PREVIOUS = "checkpoint_previous.safetensors"
 """The state one epoch earlier, for the case that the latest is damaged."""
 
-VERSION = 2
+VERSION = 3
 """Of the file that this code writes, and the newest that it reads."""
 
 STATE_KEY = "state"
@@ -45,8 +46,8 @@ NETWORK = "network."
 class CheckpointRecord(Record):
     """What of a training's state is no tensor."""
 
-    version: Literal[1, 2] = 2
-    """1 knew neither other optimizers than SGD nor most settings; it is read as well."""
+    version: Literal[1, 2, 3] = 3
+    """1 knew neither other optimizers than SGD nor most settings, 2 no grounds; they are read as well."""
     settings: TrainingSettings
     precision: PrecisionName
     scaler: dict[str, int | float] | None
@@ -55,6 +56,8 @@ class CheckpointRecord(Record):
     """All finished epochs; the next one is their number."""
     pretrained: PretrainedRecord | None = None
     """What the network began with, if not with drawn weights."""
+    grounds: dict[str, str] = Field(default_factory=dict)
+    """What it is trained from, a digest per entry; empty in older ones, which nobody compares."""
     checksum: int
     """CRC-32 over the tensors, ordered by name."""
 
@@ -73,6 +76,7 @@ class Snapshot:
     scaler: dict[str, int | float] | None
     epochs: tuple[EpochRecord, ...]
     pretrained: PretrainedRecord | None
+    grounds: Grounds
 
 
 def snapshot(state: TrainingState, settings: TrainingSettings) -> Snapshot:
@@ -84,6 +88,7 @@ def snapshot(state: TrainingState, settings: TrainingSettings) -> Snapshot:
         scaler=None if state.scaler is None else state.scaler.state_dict(),
         epochs=tuple(state.epochs),
         pretrained=state.pretrained,
+        grounds=state.grounds,
     )
 
 
@@ -95,6 +100,7 @@ def save(taken: Snapshot, folder: Path) -> None:
         scaler=taken.scaler,
         epochs=taken.epochs,
         pretrained=taken.pretrained,
+        grounds=dict(taken.grounds),
         checksum=_checksum(taken.tensors),
     )
     latest = folder / LATEST

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.domain.dataset import CaseId
+from core.domain.grounds import Grounds, changed, grounds_of_training
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
 from core.domain.plan import Configuration
@@ -63,7 +64,8 @@ def begin(setup: FoldSetup) -> TrainingState:
     A training goes on in the number format that it began in, unless its new device has none such.
 
     Raises:
-        TrainingError: The checkpoint is damaged, or belongs to a training with other settings.
+        TrainingError: The checkpoint is damaged, or belongs to a training with other settings, or by another plan, or on
+            other cases or labels.
     """
     _require_enough_samples(setup)
     found = checkpoint.read(setup.folder)
@@ -79,10 +81,14 @@ def begin(setup: FoldSetup) -> TrainingState:
     )
     pretrained = begin_with(network, setup.initial, None if found is None else found[0])
     state = make_training_state(network, setup.settings, precision, device, setup.ranks)
-    state = replace(state, pretrained=pretrained)
+    grounds = grounds_of_training(
+        setup.configuration, setup.labels, setup.training_cases, setup.validation_cases
+    )
+    state = replace(state, pretrained=pretrained, grounds=grounds)
     if found is not None:
         record, tensors = found
         _require_same_settings(record.settings, setup)
+        _require_same_grounds(record.grounds, grounds, setup.folder)
         checkpoint.restore(state, record, tensors)
     started = {"epoch": state.epoch, "epochs": setup.settings.epochs}
     log.info("training begins", extra=started | {"precision": precision, "device": device.type})
@@ -117,4 +123,19 @@ def _require_same_settings(before: TrainingSettings, setup: FoldSetup) -> None:
         raise TrainingError(
             f"{setup.folder.name} holds a training with other settings ({'; '.join(changes)}); "
             "go on with those, continue with more epochs, or start anew in an empty folder"
+        )
+
+
+def _require_same_grounds(before: Grounds, now: Grounds, folder: Path) -> None:
+    """Refuse to go on with another plan, or on other cases or labels, than a training was begun with.
+
+    Raises:
+        TrainingError: They differ; the sentence names each entry that does.
+    """
+    differing = changed(before, now)
+    if differing:
+        raise TrainingError(
+            f"{folder.name} holds a training that began otherwise (different: {', '.join(differing)}); go on with the "
+            "plan, cases and labels that it began with, or start anew in an empty folder",
+            entries=[*differing],
         )

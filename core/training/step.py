@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from core.domain.grounds import Grounds
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
 from core.domain.pretraining import PretrainedRecord
@@ -40,6 +41,8 @@ class TrainingState:
     """The finished ones."""
     pretrained: PretrainedRecord | None = None
     """What the network began with, if not with drawn weights."""
+    grounds: Grounds = field(default_factory=dict)
+    """What it is trained from; whoever goes on must have the same."""
 
     @property
     def epoch(self) -> int:

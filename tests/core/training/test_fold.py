@@ -1,14 +1,18 @@
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from core.domain.labels import label_set
+from core.domain.plan import Configuration
 from core.errors import CancelledError, TrainingError
 from core.training import checkpoint
 from core.training.fold import FoldSetup
 from core.training.loop import train_fold
-from tests.core.training.small_training import Listener, recorded_epochs, setup_in
+from tests.core.training.small_training import CONFIGURATION, Listener, ball, recorded_epochs, setup_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,9 +82,68 @@ def test_more_epochs_are_all_that_may_change_on_the_way(tmp_path: Path) -> None:
             train_fold(replace(setup_in(tmp_path, **chosen), goes_further=True), Listener())
 
 
+def configured(**entries: Any) -> Configuration:
+    return Configuration.model_validate(CONFIGURATION.model_dump(mode="json") | entries)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"configuration": configured(batch_size=3, batch_dice=True)}, "batch_size, batch_dice"),
+        ({"configuration": configured(patch_size=[8, 8, 12])}, "patch_size"),
+        ({"training_cases": {"a": ball(0), "x": ball(1)}}, "the training cases"),
+        (
+            {"training_cases": {"a": ball(0), "c": ball(2)}, "validation_cases": {"b": ball(1)}},
+            "the training cases, the validation cases",
+        ),
+        ({"labels": label_set({"background": 0, "cube": 1}, None)}, "the labels"),
+    ],
+)
+def test_what_a_training_stands_on_stays_as_it_was(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    setup = setup_in(tmp_path)
+    interrupted_in_third_epoch(setup)
+
+    with pytest.raises(TrainingError, match="began otherwise") as refusal:
+        train_fold(replace(setup, **changes), Listener())
+
+    assert refusal.value.context["entries"] == named.split(", ")
+
+
+def test_what_no_training_depends_on_may_change_on_the_way(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path)
+    interrupted_in_third_epoch(setup)
+    cases = {name: setup.training_cases[name] for name in ("b", "a")}
+
+    other = configured(data_identifier="other", next_stage="finer", median_image_size_in_voxels=[9, 9, 9])
+
+    assert train_fold(replace(setup, configuration=other, training_cases=cases), Listener()).epochs == 3
+
+
+def as_written_before(folder: Path) -> None:
+    """Write the checkpoint again as an earlier release did, which kept nothing of what it was trained from."""
+    found = checkpoint.read(folder)
+    assert found is not None
+    record, tensors = found
+    values = record.model_dump(mode="json", exclude={"grounds"}) | {"version": 2}
+    save_file(tensors, folder / checkpoint.LATEST, {checkpoint.STATE_KEY: json.dumps(values)})
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path)
+    interrupted_in_third_epoch(setup)
+    as_written_before(tmp_path)
+
+    train_fold(replace(setup, configuration=configured(batch_size=3)), Listener())
+
+    assert [record.epoch for record in recorded_epochs(tmp_path)] == [0, 1, 2]
+
+
 def test_another_network_does_not_go_on(tmp_path: Path) -> None:
     setup = setup_in(tmp_path)
     train_fold(setup, Listener())
+    as_written_before(tmp_path)
     other = label_set({"background": 0, "ball": 1, "cube": 2}, None)
 
     with pytest.raises(TrainingError, match="another network"):
