@@ -61,6 +61,14 @@ class EvaluationReport(SharedRecord):
     """Of `surface_dice`, where that was measured."""
 
 
+NOTHING_SCORED: Final = EvaluationReport(
+    foreground_mean=Scores(dice=None, iou=None, tp=0, fp=0, fn=0, tn=0, n_pred=0, n_ref=0),
+    mean={},
+    metric_per_case=(),
+)
+"""The report on no case; never written."""
+
+
 class EvaluationOptions(Record):
     """What is measured beside overlap."""
 

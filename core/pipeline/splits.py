@@ -1,11 +1,12 @@
 """Which splits a training follows: those of the order, of the dataset, of its model's other folds, or the default."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.domain.dataset import CaseId
+from core.domain.problems import some
 from core.domain.record import write_json
 from core.domain.splits import (
     SPLITS_FILE,
@@ -17,7 +18,8 @@ from core.domain.splits import (
     split_warnings,
 )
 from core.domain.training import Fold, Split
-from core.errors import TrainingError
+from core.errors import DatasetError, TrainingError
+from core.io.cases import CaseFiles
 from core.pipeline.model_folder import has_begun
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,28 @@ def split_of_fold(splits: Splits, case_ids: Sequence[CaseId], fold: Fold) -> Spl
             fold=fold,
         )
     return split_of(case_ids, folds, fold, splits.patients)
+
+
+def references_of(case_ids: Iterable[CaseId], files: Sequence[CaseFiles]) -> dict[CaseId, Path]:
+    """Return the label files of the cases of a fold.
+
+    Args:
+        case_ids: Of the fold.
+        files: What the dataset has.
+
+    Raises:
+        DatasetError: It lacks a case, or the label file of one; each is named.
+    """
+    labels = {case.case_id: case.label for case in files}
+    missing = sorted({case_id for case_id in case_ids if labels.get(case_id) is None})
+    if missing:
+        lacking = "images or label files" if len(missing) > 1 else "image or label file"
+        raise DatasetError(
+            f"the dataset has no {lacking} of {some(missing)}, which the fold needs; put what is missing back, or "
+            "preprocess the dataset again",
+            cases=[*missing],
+        )
+    return {case_id: label for case_id in case_ids if (label := labels[case_id]) is not None}
 
 
 def keep_splits(splits: Splits, model: Path, case_ids: Sequence[CaseId]) -> None:

@@ -12,7 +12,7 @@ from core.domain.geometry import permuted
 from core.domain.model import ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
-from core.domain.report import EvaluationReport
+from core.domain.report import NOTHING_SCORED, EvaluationReport
 from core.domain.stages import next_stages
 from core.domain.training import Fold, TrainingSettings
 from core.io.case_store import CaseStore, OpenCases, PreprocessedCase
@@ -26,7 +26,7 @@ from core.io.readers import write_labels
 from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
 from core.pipeline.data import preprocess
 from core.pipeline.model_folder import require_same_model, write_model
-from core.pipeline.splits import Wanted, choose_splits, keep_splits, split_of_fold
+from core.pipeline.splits import Wanted, choose_splits, keep_splits, references_of, split_of_fold
 from core.plots import PROGRESS_FILE, ProgressPlot
 
 if TYPE_CHECKING:
@@ -77,11 +77,12 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
     are silent.
 
     Returns:
-        Scores of the validation cases, as written to validation/summary.json.
+        Scores of the validation cases, as written to validation/summary.json; of none, where the fold has none.
 
     Raises:
         TrainingError: There are not enough cases for the fold, the stage before has not segmented them, other
             folds of the model were trained otherwise, or the training cannot go on.
+        DatasetError: Cases of the fold were preprocessed, but the dataset no longer has them.
         ModelError: The model of the stage before is none.
         CancelledError: The observer asked to stop; the last checkpoint is complete.
     """
@@ -108,6 +109,7 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     case_ids = _case_ids(order, description)
     splits = choose_splits(order.splits, order.raw, order.model, case_ids)
     split = split_of_fold(splits, case_ids, order.fold)
+    _references(order, description, (*split.train, *split.val))
     previous = previous_files(order.previous, configuration, order.configuration, case_ids)
     require_previous(previous, split, configuration, case_ids, splits.folds)
     axes = prediction_mirror_axes(configuration, order.settings)
@@ -199,13 +201,23 @@ def _case_ids(order: TrainOrder, description: DatasetDescription) -> Sequence[Ca
     return [case.case_id for case in find_cases(order.raw, description, outside=order.outside)]
 
 
+def _references(
+    order: TrainOrder, description: DatasetDescription, case_ids: Sequence[CaseId]
+) -> Mapping[CaseId, Path]:
+    """Return the label files of cases, as the dataset has them now."""
+    return references_of(case_ids, find_cases(order.raw, description, outside=order.outside))
+
+
 def validate(
     order: TrainOrder, cases: Mapping[CaseId, PreprocessedCase], observer: Observer, ranks: "Ranks"
 ) -> EvaluationReport:
     """Segment the validation cases of a trained fold and score them against the references of the dataset.
 
     Each process segments its share of the cases, and the first one scores all of them. What later stages of a
-    cascade refine is written for them too.
+    cascade refine is written for them too. A fold without validation cases gets no summary.
+
+    Raises:
+        DatasetError: The dataset lacks cases.
 
     Source:
         Engine specification B 1.13.
@@ -214,8 +226,9 @@ def validate(
     from core.inference.model import load_stage
 
     description = read_description(order.raw)
-    files = find_cases(order.raw, description, outside=order.outside)
-    references = {case.case_id: case.label for case in files}
+    references = _references(order, description, list(cases))
+    if not references:
+        return NOTHING_SCORED
     folder = order.model / fold_name(order.fold) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     model = load_stage(order.model, _options(order))
@@ -228,11 +241,7 @@ def validate(
     if not ranks.is_first:
         ranks.wait()
         return read_summary(folder / "summary.json")
-    pairs = [
-        FilePair(target, reference)
-        for case_id, target in targets.items()
-        if (reference := references[case_id]) is not None
-    ]
+    pairs = [FilePair(target, references[case_id]) for case_id, target in targets.items()]
     report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, QuietObserver(observer))
     write_summary(report, folder)
     ranks.wait()

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from core.domain.progress import SilentObserver
 from core.domain.splits import SPLITS_FILE, Grouping, are_equal, parse_splits
 from core.domain.training import Split
-from core.errors import TrainingError
+from core.errors import DatasetError, TrainingError
+from core.pipeline import preprocess
 from core.pipeline.splits import choose_splits, keep_splits, split_of_fold
 from core.training.splits import cross_validation
 from tests.core.pipeline.bench import order_of, plan_of, train
@@ -123,3 +125,18 @@ def test_a_training_by_patient_leaves_its_splits_in_the_model(tmp_path: Path) ->
     kept = parse_splits((tmp_path / "model" / SPLITS_FILE).read_bytes())
     fold = json.loads((tmp_path / "model/fold_0/fold.json").read_text())
     assert fold["validation_cases"] == list(kept[0].val) == ["phantom_004", "phantom_005"]
+
+
+@pytest.mark.parametrize(("folder", "ending"), [("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")])
+def test_preprocessed_cases_that_the_dataset_no_longer_has_are_named_before_training(
+    tmp_path: Path, folder: str, ending: str
+) -> None:
+    raw = make_dataset(tmp_path / "raw", Recipe(cases=6, shape=(10, 12, 12)))
+    order, store = order_of(raw, plan_of(), "small", tmp_path / "model"), tmp_path / "store"
+    preprocess(raw, order.plan, "small", store, SilentObserver(), workers=1)
+    (raw / folder / f"phantom_002{ending}").unlink()
+
+    with pytest.raises(DatasetError, match=r"phantom_002.*; put .* back, or preprocess the dataset again"):
+        train(order, preprocessed=store)
+
+    assert not (tmp_path / "model/fold_0").exists()

@@ -111,3 +111,16 @@ def test_validation_leaves_probabilities_on_request(tmp_path: Path) -> None:
             decided_zyx = archive["probabilities"].argmax(0)
         labels_zyx = read_labels(kept / f"{name}.nii.gz", "SimpleITKIO").labels_zyx
         assert np.array_equal(decided_zyx, labels_zyx)
+
+
+def test_a_fold_without_validation_cases_is_trained_and_scores_nothing(tmp_path: Path) -> None:
+    raw, model = dataset(tmp_path / "raw", Recipe(cases=3)), tmp_path / "model"
+    names = [case_name(number) for number in range(3)]
+    (raw / "splits_final.json").write_text(json.dumps([{"train": names, "val": []}]))
+
+    report = train(order_of(raw, plan_of(), "small", model))
+
+    assert report.metric_per_case == ()
+    assert report.foreground_mean.dice is None
+    assert (model / "fold_0/weights.safetensors").is_file()
+    assert not (model / "fold_0/validation").exists()  # As what gathers the folds of a model expects.
