@@ -186,6 +186,7 @@ def mirrored_mean(network: TileNetwork, tiles_bczyx: Tensor, window: Window) -> 
             for heads in range(0, total.shape[1], HEADS_AT_ONCE):
                 few = slice(heads, heads + HEADS_AT_ONCE)
                 total[:, few].add_(_flip(part_bkzyx[:, few], axes))
+        del logits_bkzyx, part_bkzyx  # Of many heads gigabytes, which the next pass needs.
     if total is None:
         raise AssertionError("there is always the pass without mirroring")
     return total.div_(len(passes)) if len(passes) > 1 else total

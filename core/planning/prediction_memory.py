@@ -33,6 +33,9 @@ FEATURE_MAPS: Final = 6
 """Maps of the finest stage that a forward pass holds at once: the skip connection, what is upsampled, both side by
 side (two), what is convolved of them, and a scratch map. Those of the coarser stages add less than one."""
 
+LOGIT_MAPS: Final = 3
+"""How often the logits of a tile are held: two arrays while they are computed, and their mean over mirrorings."""
+
 
 def prediction_memory(
     plan: Plan,
@@ -54,7 +57,7 @@ def prediction_memory(
         foreground: Labels that a later stage of a cascade sees as a channel each; one less than heads if not given.
 
     Returns:
-        Estimates; measured peaks lay within 25 % of `cpu_bytes` (docs/decisions/0017).
+        Estimates; measured peaks lay within 25 % of `cpu_bytes` (docs/decisions/0017 and 0032).
 
     Raises:
         PlanError: A package adds the network, so that nobody here knows what it costs.
@@ -66,7 +69,7 @@ def prediction_memory(
     grid = _grid(plan, chosen, image_shape, image_spacing)
     image, network, patch = prod(image_shape), prod(grid), prod(chosen.patch_size)
     weights = FLOAT * parameters(arguments, seen, heads)
-    maps = FEATURE_MAPS * arguments.features_per_stage[0] + 2 * heads + is_later * 2 * seen
+    maps = FEATURE_MAPS * arguments.features_per_stage[0] + LOGIT_MAPS * heads + is_later * 2 * seen
     parts = {
         "the image": FLOAT * channels * image,
         "the image on the network's grid": FLOAT * (channels + 2 * is_later) * network,
