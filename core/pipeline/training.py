@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.geometry import permuted
+from core.domain.labels import LabelSet
 from core.domain.model import ModelRecord, PrecisionName, PredictionOptions, fold_name
 from core.domain.plan import ConfigurationName, Plan
 from core.domain.progress import Observer, Progress, QuietObserver, SeveralObservers, SilentObserver
 from core.domain.report import NOTHING_SCORED, EvaluationReport
 from core.domain.stages import next_stages
-from core.domain.training import Fold, TrainingSettings
+from core.domain.training import Fold, Split, TrainingSettings
 from core.io.case_store import CaseStore, OpenCases, PreprocessedCase
 from core.io.cases import (
     find_cases,
@@ -31,6 +32,7 @@ from core.plots import PROGRESS_FILE, ProgressPlot
 
 if TYPE_CHECKING:
     from core.inference.model import LoadedModel
+    from core.training.fold import FoldSetup
     from core.training.pretrained import StartWeights
     from core.training.ranks import Ranks
 
@@ -93,11 +95,11 @@ def train(order: TrainOrder, observer: Observer) -> EvaluationReport:
 
 
 def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> EvaluationReport:
-    """Do this process's part of a training."""
+    """Do this process's part of a training; what is wrong with the order is said before any work."""
     from core.training.augmentations import prediction_mirror_axes
     from core.training.cascade import previous_files, require_previous
     from core.training.distributed import own_device
-    from core.training.fold import FoldSetup
+    from core.training.fold import examine
     from core.training.loop import train_fold
 
     order = replace(order, device=own_device(order.device, ranks))
@@ -105,7 +107,6 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
     configuration = order.plan.configuration(order.configuration)
     for name in next_stages(order.plan, order.configuration):
         next_stage_folder(order.model, name)
-    folder = order.preprocessed or order.model / "preprocessed" / order.configuration
     case_ids = _case_ids(order, description)
     splits = choose_splits(order.splits, order.raw, order.model, case_ids)
     split = split_of_fold(splits, case_ids, order.fold)
@@ -117,28 +118,32 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         configuration=order.configuration, mirror_axes=axes, settings=order.settings.to_json()
     )
     require_same_model(order.model, order.plan, record, description)
+    setup = _setup(order, description.label_set(), split, previous, ranks)
+    examine(setup)
     if ranks.is_first:
         keep_splits(splits, order.model, case_ids)
         write_model(order.model, order.plan, record, description)
-    if configuration.previous_stage is not None and order.previous_model is not None and ranks.is_first:
-        keep_previous(order.previous_model, order.model, configuration.previous_stage)
-    if order.preprocessed is None and ranks.is_first:
-        preprocess(
-            order.raw,
-            order.plan,
-            order.configuration,
-            folder,
-            observer,
-            workers=order.threads,
-            outside=order.outside,
-        )
+        _prepare(order, observer)
     ranks.wait()
-    load = partial(load_with_previous, CaseStore(folder), previous)
-    setup = FoldSetup(
+    plot = ProgressPlot(setup.folder / PROGRESS_FILE) if ranks.is_first else nullcontext(SilentObserver())
+    with plot as drawn:
+        train_fold(setup, SeveralObservers(observer, drawn))
+    ranks.wait()
+    return validate(order, setup.validation_cases, observer, ranks)
+
+
+def _setup(
+    order: TrainOrder, labels: LabelSet, split: Split, previous: Mapping[CaseId, Path], ranks: "Ranks"
+) -> "FoldSetup":
+    """Return what the fold is trained from; its cases are opened when they are asked for."""
+    from core.training.fold import FoldSetup
+
+    load = partial(load_with_previous, CaseStore(_store(order)), previous)
+    return FoldSetup(
         training_cases=OpenCases(load, split.train),
         validation_cases=OpenCases(load, split.val),
-        configuration=configuration,
-        labels=description.label_set(),
+        configuration=order.plan.configuration(order.configuration),
+        labels=labels,
         settings=order.settings,
         folder=order.model / fold_name(order.fold),
         device=order.device,
@@ -147,11 +152,28 @@ def _train_together(order: TrainOrder, observer: Observer, ranks: "Ranks") -> Ev
         initial=order.pretrained,
         goes_further=order.goes_further,
     )
-    plot = ProgressPlot(setup.folder / PROGRESS_FILE) if ranks.is_first else nullcontext(SilentObserver())
-    with plot as drawn:
-        train_fold(setup, SeveralObservers(observer, drawn))
-    ranks.wait()
-    return validate(order, setup.validation_cases, observer, ranks)
+
+
+def _prepare(order: TrainOrder, observer: Observer) -> None:
+    """Bring what the training needs into the model's folder: the model of the stage before, preprocessed cases."""
+    before = order.plan.configuration(order.configuration).previous_stage
+    if before is not None and order.previous_model is not None:
+        keep_previous(order.previous_model, order.model, before)
+    if order.preprocessed is None:
+        preprocess(
+            order.raw,
+            order.plan,
+            order.configuration,
+            _store(order),
+            observer,
+            workers=order.threads,
+            outside=order.outside,
+        )
+
+
+def _store(order: TrainOrder) -> Path:
+    """Return the folder of the preprocessed cases."""
+    return order.preprocessed or order.model / "preprocessed" / order.configuration
 
 
 def start_weights(

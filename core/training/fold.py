@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from core.domain.dataset import CaseId
 from core.domain.grounds import Grounds, changed, grounds_of_training
 from core.domain.labels import LabelSet
 from core.domain.model import PrecisionName
 from core.domain.plan import Configuration
+from core.domain.problems import counted
 from core.domain.stages import input_channels
 from core.domain.training import TrainingSettings
 from core.errors import TrainingError
@@ -18,11 +21,18 @@ from core.io.case_store import PreprocessedCase
 from core.network.device import choose_device, choose_precision, is_possible
 from core.network.unet import build_network
 from core.training import checkpoint
+from core.training.augmentations import prediction_mirror_axes
+from core.training.checkpoint import CheckpointRecord
+from core.training.loss import LossSetup, make_loss
 from core.training.pretrained import StartWeights, begin_with
 from core.training.ranks import ALONE, Ranks
 from core.training.step import TrainingState, make_training_state
+from core.training.turns import mirror_axes, swapped_values
 
 log = logging.getLogger(__name__)
+
+Checkpoint = tuple[CheckpointRecord, dict[str, Tensor]]
+"""What is on disk of a training's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +68,41 @@ class FoldSetup:
     """Whether a training that was begun may be given more epochs than it was begun with."""
 
 
+def examine(setup: FoldSetup) -> Checkpoint | None:
+    """Look at all that can be wrong before a case is opened.
+
+    Returns:
+        The checkpoint that the training goes on from; None where it begins.
+
+    Raises:
+        TrainingError: The settings do not suit plan or labels, or the checkpoint is damaged, or belongs to a training
+            with other settings, or by another plan, or on other cases or labels.
+        UnknownNameError: There is no loss or augmentation of that name.
+        DeviceError: The device is not there, or has no such number format.
+    """
+    _require_enough_samples(setup)
+    make_loss(LossSetup(setup.labels, setup.configuration.batch_dice, setup.settings, setup.ranks))
+    prediction_mirror_axes(setup.configuration, setup.settings)
+    swapped_values(setup.labels, setup.settings)
+    choose_precision(setup.precision, choose_device(setup.device))
+    found = checkpoint.read(setup.folder)
+    if found is None:
+        _require_reachable(setup)
+    else:
+        _require_same_settings(found[0].settings, setup)
+        _require_same_grounds(found[0].grounds, _grounds(setup), setup.folder)
+    return found
+
+
 def begin(setup: FoldSetup) -> TrainingState:
     """Return a fresh state, or the one that the folder's checkpoint holds.
 
     A training goes on in the number format that it began in, unless its new device has none such.
 
     Raises:
-        TrainingError: The checkpoint is damaged, or belongs to a training with other settings, or by another plan, or on
-            other cases or labels.
+        DomainError: As `examine`; or the checkpoint is that of another network.
     """
-    _require_enough_samples(setup)
-    found = checkpoint.read(setup.folder)
+    found = examine(setup)
     device = choose_device(setup.device)
     precision = choose_precision(setup.precision, device).name
     if found is not None and setup.precision == "auto" and is_possible(found[0].precision, device):
@@ -81,18 +115,40 @@ def begin(setup: FoldSetup) -> TrainingState:
     )
     pretrained = begin_with(network, setup.initial, None if found is None else found[0])
     state = make_training_state(network, setup.settings, precision, device, setup.ranks)
-    grounds = grounds_of_training(
-        setup.configuration, setup.labels, setup.training_cases, setup.validation_cases
-    )
-    state = replace(state, pretrained=pretrained, grounds=grounds)
+    state = replace(state, pretrained=pretrained, grounds=_grounds(setup))
     if found is not None:
-        record, tensors = found
-        _require_same_settings(record.settings, setup)
-        _require_same_grounds(record.grounds, grounds, setup.folder)
-        checkpoint.restore(state, record, tensors)
+        checkpoint.restore(state, *found)
     started = {"epoch": state.epoch, "epochs": setup.settings.epochs}
     log.info("training begins", extra=started | {"precision": precision, "device": device.type})
     return state
+
+
+def _grounds(setup: FoldSetup) -> Grounds:
+    """Return what a fold is trained from."""
+    return grounds_of_training(
+        setup.configuration, setup.labels, setup.training_cases, setup.validation_cases
+    )
+
+
+def _require_reachable(setup: FoldSetup) -> None:
+    """Refuse settings of a new training of which one keeps another from ever having an effect.
+
+    Raises:
+        TrainingError: Labels are to change places along an axis that is not mirrored, or the warm-up is as long as
+            the training.
+    """
+    settings = setup.settings
+    mirrored = mirror_axes(len(setup.configuration.patch_size), settings)
+    if settings.swap_axis is not None and settings.swap_axis not in mirrored:
+        raise TrainingError(
+            f"swap_axis is {settings.swap_axis}, but mirror_axes {list(mirrored)} leave that axis out, so that labels "
+            "would never change places; add it to mirror_axes, or leave swapped_labels and swap_axis out"
+        )
+    if settings.warmup_epochs >= settings.epochs:
+        raise TrainingError(
+            f"warmup_epochs is {settings.warmup_epochs}, but the training has {counted(settings.epochs, 'epoch')}, so "
+            "that the schedule would never begin; lower it, or train for more epochs"
+        )
 
 
 def _require_enough_samples(setup: FoldSetup) -> None:

@@ -1,6 +1,7 @@
 """Everything that can be trained is trained, validated and predicted once, small, from files to files."""
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from core import pipeline
 from core.domain.model import PredictionOptions
 from core.domain.progress import SilentObserver
 from core.domain.training import EpochRecord
+from core.errors import DomainError, TrainingError
 from core.io.readers import read_labels
 from tests.core.pipeline.bench import RESIDUAL, dataset, order_of, plan_of, train
 from tests.factories import Recipe, case_name
@@ -124,3 +126,45 @@ def test_a_fold_without_validation_cases_is_trained_and_scores_nothing(tmp_path:
     assert report.foreground_mean.dice is None
     assert (model / "fold_0/weights.safetensors").is_file()
     assert not (model / "fold_0/validation").exists()  # As what gathers the folds of a model expects.
+
+
+SWAPPED: dict[str, Any] = {"swapped_labels": [["left", "right"]], "swap_axis": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "sentence"),
+    [
+        ({"loss": "nope"}, {}, "'nope'"),
+        ({"augmentation": "nope"}, {}, "'nope'"),
+        ({"mirror_axes": [0, 0]}, {}, "names an axis twice"),
+        (SWAPPED | {"swapped_labels": [["left", "rihgt"]]}, {}, "no such label"),
+        (
+            SWAPPED | {"mirror_axes": [0, 1]},
+            {},
+            r"swap_axis is 2, but mirror_axes \[0, 1\] leave that axis out",
+        ),
+        ({"warmup_epochs": 1}, {}, "warmup_epochs is 1, but the training has 1 epoch, .*never begin"),
+        ({}, {"device": "cuda:7"}, "device cuda:7 is not there"),
+        ({}, {"precision": "fp16"}, "fp16 is not for a cpu"),
+    ],
+)
+def test_what_is_wrong_with_an_order_is_said_before_any_work(
+    tmp_path: Path, settings: dict[str, Any], changes: dict[str, Any], sentence: str
+) -> None:
+    raw = dataset(tmp_path / "raw", Recipe(cases=2))
+
+    with pytest.raises(DomainError, match=sentence):
+        train(order_of(raw, plan_of(), "small", tmp_path / "model", **settings), **changes)
+
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_settings_than_those_that_a_fold_began_with_are_refused_before_any_work(tmp_path: Path) -> None:
+    raw, model = dataset(tmp_path / "raw", Recipe(cases=2)), tmp_path / "model"
+    train(order_of(raw, plan_of(), "small", model))
+    shutil.rmtree(model / "preprocessed")
+
+    with pytest.raises(TrainingError, match=r"momentum 0\.99, now 0\.5"):
+        train(order_of(raw, plan_of(), "small", model, momentum=0.5))
+
+    assert not (model / "preprocessed").exists()
