@@ -34,6 +34,8 @@ class Task(Record):
     pretrained: Path | None = None
     """Folder of a model, or a file of weights, that the network begins with."""
     goes_further: bool = False
+    keeps_ended: bool = True
+    """Folds of a model go further together, whichever of them stopped early."""
 
     def order(self) -> pipeline.TrainOrder:
         """Return it as the engine takes it: the same by the same names, but for weights, which are read.

@@ -68,6 +68,8 @@ class TrainOrder:
     checkpoint."""
     goes_further: bool = False
     """Whether a training that was begun may be given more epochs than it was begun with."""
+    keeps_ended: bool = False
+    """Whether such a training stays as it is if it stopped early, beside others that do go further; else it is refused."""
     save_probabilities: bool = False
     """Whether validation leaves the probabilities of its cases beside their segmentations, for ensembles."""
 
@@ -151,6 +153,7 @@ def _setup(
         ranks=ranks,
         initial=order.pretrained,
         goes_further=order.goes_further,
+        keeps_ended=order.keeps_ended,
     )
 
 

@@ -23,6 +23,7 @@ from core.network.unet import build_network
 from core.training import checkpoint
 from core.training.augmentations import prediction_mirror_axes
 from core.training.checkpoint import CheckpointRecord
+from core.training.course import has_ended
 from core.training.loss import LossSetup, make_loss
 from core.training.pretrained import StartWeights, begin_with
 from core.training.ranks import ALONE, Ranks
@@ -67,6 +68,9 @@ class FoldSetup:
     goes_further: bool = False
     """Whether a training that was begun may be given more epochs than it was begun with."""
 
+    keeps_ended: bool = False
+    """Whether such a training stays as it is if it stopped early, beside others that do go further; else it is refused."""
+
 
 def examine(setup: FoldSetup) -> Checkpoint | None:
     """Look at all that can be wrong before a case is opened.
@@ -76,7 +80,7 @@ def examine(setup: FoldSetup) -> Checkpoint | None:
 
     Raises:
         TrainingError: The settings do not suit plan or labels, or the checkpoint is damaged, or belongs to a training
-            with other settings, or by another plan, or on other cases or labels.
+            with other settings, or by another plan, or on other cases or labels, or to one that stopped early.
         UnknownNameError: There is no loss or augmentation of that name.
         DeviceError: The device is not there, or has no such number format.
     """
@@ -91,6 +95,7 @@ def examine(setup: FoldSetup) -> Checkpoint | None:
     else:
         _require_same_settings(found[0].settings, setup)
         _require_same_grounds(found[0].grounds, _grounds(setup), setup.folder)
+        _require_further_epochs(found[0], setup)
     return found
 
 
@@ -194,4 +199,20 @@ def _require_same_grounds(before: Grounds, now: Grounds, folder: Path) -> None:
             f"{folder.name} holds a training that began otherwise (different: {', '.join(differing)}); go on with the "
             "plan, cases and labels that it began with, or start anew in an empty folder",
             entries=[*differing],
+        )
+
+
+def _require_further_epochs(before: CheckpointRecord, setup: FoldSetup) -> None:
+    """Refuse more epochs for a training that stopped early: it would do so again, at once.
+
+    Raises:
+        TrainingError: It did, and nobody said that it may stay as it is.
+    """
+    wants_more = setup.goes_further and setup.settings.epochs > before.settings.epochs
+    if wants_more and not setup.keeps_ended and has_ended(before.epochs, setup.settings):
+        raise TrainingError(
+            f"{setup.folder.name} stopped early after {counted(len(before.epochs), 'epoch')} because it got no better, "
+            "and would do so again at once; train anew without early_stop_epochs, or begin with its weights as those "
+            "of a pretrained model",
+            epochs=len(before.epochs),
         )

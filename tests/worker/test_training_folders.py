@@ -15,9 +15,11 @@ from core.errors import CancelledError
 from core.io.archive import ArchiveLimits
 from core.training import checkpoint
 from core.training.loop import train_fold
+from tests.core.pipeline.bench import plan_of
 from tests.core.training.small_training import Listener, setup_in
 from worker import training
 from worker.observer import CheckpointObserver, PipeObserver
+from worker.partner import Task
 from worker.workspace import Workspace
 
 FOLD = "fold_0"
@@ -63,6 +65,19 @@ def begin(workspace: Workspace, fence: int, stored: Checkpoint | None = None) ->
     )
     training.begin_where_others_stopped(claim, folder, workspace, observer)
     return folder, [(message["event"], message.get("epochs")) for message in told if "epochs" in message]
+
+
+def test_folds_that_stopped_early_stay_as_they_are_where_others_go_further(tmp_path: Path) -> None:
+    task = Task(
+        raw=tmp_path,
+        plan=plan_of(),
+        configuration="small",
+        fold=0,
+        settings=TrainingSettings(),
+        model=tmp_path,
+    )
+
+    assert task.order().keeps_ended
 
 
 def store(workspace: Workspace, file: Path, epochs: int) -> Checkpoint:

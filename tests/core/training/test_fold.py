@@ -82,6 +82,22 @@ def test_more_epochs_are_all_that_may_change_on_the_way(tmp_path: Path) -> None:
             train_fold(replace(setup_in(tmp_path, **chosen), goes_further=True), Listener())
 
 
+def test_a_fold_that_stopped_early_goes_no_further_and_says_so(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"early_stop_epochs": 1, "initial_learning_rate": 1e-12}
+    stopped = train_fold(setup_in(tmp_path, epochs=20, **chosen), Listener())
+    assert stopped.epochs is not None
+    assert stopped.epochs < 20
+    longer = replace(setup_in(tmp_path, epochs=50, **chosen), goes_further=True)
+
+    with pytest.raises(
+        TrainingError, match=rf"stopped early after {stopped.epochs} epochs .* would do so again"
+    ):
+        train_fold(longer, Listener())
+
+    again = train_fold(replace(longer, keeps_ended=True), Listener())
+    assert again.epochs == stopped.epochs  # Beside folds of its model that do go further.
+
+
 def configured(**entries: Any) -> Configuration:
     return Configuration.model_validate(CONFIGURATION.model_dump(mode="json") | entries)
 
