@@ -199,11 +199,7 @@ def _configurations_reason(known: Known) -> str:
     if "3d_fullres" not in present:
         if known.is_foreign:
             return FROM_SOURCE
-        return (
-            "2d alone, because the images are single slices, or too small for a network of volumes"
-            if "2d" in present
-            else "named by hand"
-        )
+        return "2d alone, because the images are single slices" if "2d" in present else "named by hand"
     full = plan.configuration("3d_fullres")
     share = _share(full)
     if share is None:

@@ -1,6 +1,5 @@
 """The rules in the order in which they depend on each other, from a fingerprint to a plan."""
 
-import logging
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated
@@ -30,17 +29,7 @@ from core.planning.spacing import (
     target_spacing,
     transposed_median,
 )
-from core.planning.topology import (
-    Topology,
-    fitted,
-    initial_patch,
-    is_large_enough,
-    too_little_memory,
-    too_small,
-    topology,
-)
-
-log = logging.getLogger(__name__)
+from core.planning.topology import Topology, fitted, initial_patch, topology
 
 LOW_RESOLUTION_SHARE = 0.25
 """A patch below this share of the median image sees too little of it; a low-resolution stage helps."""
@@ -192,24 +181,12 @@ def full_resolution(fingerprint: Fingerprint, target: Spacing, axes: Axes, frame
 def _configurations(full: Grid, framework: Framework) -> dict[str, dict[str, object]]:
     """Plan every configuration that makes sense, in the order of the file.
 
-    Raises:
-        PlanningError: The images are too small for any, or no patch fits the memory.
-
     Source:
         Engine specification A 5.5 and 5.7 (4).
     """
     slices = Grid("2d", full.spacing[1:], full.median_shape[1:], full.dataset_voxels)
-    grids = (slices,) if full.median_shape[0] == 1 else (slices, full)
-    possible = [grid for grid in grids if is_large_enough(grid.spacing, grid.median_shape)]
-    if not possible:
-        raise PlanningError(too_small(full.spacing, full.median_shape))
-    for grid in grids:
-        if grid not in possible:
-            log.warning("%s is left out: %s", grid.configuration, too_small(grid.spacing, grid.median_shape))
-    planned = {}
-    if slices in possible:
-        planned["2d"] = plan_configuration(slices, framework).model_copy(update={"batch_dice": True})
-    if full not in possible:
+    planned = {"2d": plan_configuration(slices, framework).model_copy(update={"batch_dice": True})}
+    if full.median_shape[0] == 1:
         return _written(planned)
     volumes = plan_configuration(full, framework)
     low = low_resolution(full, volumes, framework)
@@ -262,11 +239,7 @@ def plan_configuration(grid: Grid, framework: Framework) -> Configuration:
 
 
 def _fitted_topology(grid: Grid, framework: Framework, limit: float) -> Topology:
-    """Return the largest topology within the budget.
-
-    Raises:
-        PlanningError: Nothing that could be halved is within it.
-    """
+    """Return the largest topology within the budget."""
     preset = framework.preset
 
     def is_too_large(candidate: Topology) -> bool:
@@ -277,10 +250,7 @@ def _fitted_topology(grid: Grid, framework: Framework, limit: float) -> Topology
         )
 
     start = topology(grid.spacing, initial_patch(grid.spacing, grid.median_shape))
-    chosen = fitted(start, grid.spacing, grid.median_shape, is_too_large)
-    if len(chosen.strides) == 1:  # What is left of the patch cannot be halved; the images could.
-        raise too_little_memory()
-    return chosen
+    return fitted(start, grid.spacing, grid.median_shape, is_too_large)
 
 
 def data_identifier(configuration: str, plans_name: str, preset: Preset) -> str:

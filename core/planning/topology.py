@@ -118,16 +118,6 @@ def topology(spacing: Sequence[float], patch: Sequence[float]) -> Topology:
     )
 
 
-def is_large_enough(spacing: Sequence[float], median_shape: Sequence[float]) -> bool:
-    """Return whether a network can be made for images: whether there is an axis to halve.
-
-    Args:
-        spacing: Millimetres, two or three axes.
-        median_shape: Median voxel counts of the resampled cases, same axes.
-    """
-    return bool(pooled_axes(spacing, initial_patch(spacing, median_shape)))
-
-
 def shrunk(current: Topology, spacing: Sequence[float], median_shape: Sequence[float]) -> Topology:
     """Shorten the axis that covers the most of the median image, by the smallest step that counts.
 
@@ -144,7 +134,7 @@ def shrunk(current: Topology, spacing: Sequence[float], median_shape: Sequence[f
     patch = current.patch_size
     reducible = [i for i, count in enumerate(patch) if count > 1]
     if not reducible:
-        raise too_little_memory()
+        raise _too_little_memory()
     axis = max(reducible, key=lambda i: (patch[i] / median_shape[i], i))
     shorter = _shortened(patch, axis, current.divisors[axis])
     step = topology(spacing, shorter).divisors[axis]
@@ -177,23 +167,13 @@ def fitted(
     while is_too_large(current):
         current = shrunk(current, spacing, median_shape)
         if current.patch_size in seen:  # Padding undoes the step; it would do so for ever.
-            raise too_little_memory()
+            raise _too_little_memory()
         seen.add(current.patch_size)
     return current
 
 
-def too_little_memory() -> PlanningError:
+def _too_little_memory() -> PlanningError:
     """Return the error for a memory target below the smallest network."""
     return PlanningError(
         "the GPU memory target is too small for any patch of this dataset; raise gpu_memory_gb"
-    )
-
-
-def too_small(spacing: Sequence[float], median_shape: Sequence[float]) -> str:
-    """Say that images have no axis to halve, and what to do."""
-    shape, edges = (" x ".join(f"{one:g}" for one in each) for each in (median_shape, spacing))
-    return (
-        f"the median image has {shape} voxels of {edges} mm at the target spacing, too few for a network: the finest "
-        f"axis of {STRIDE * SMALLEST_EDGE} voxels or more must have {LONELY_EDGE}, or another of like spacing beside "
-        "it; plan with a finer or more even target spacing, or with larger images"
     )

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from core.domain.geometry import Shape, Spacing
 from core.domain.plan import Plan
 from core.errors import PlanningError, UnknownNameError
-from core.planning.check import plan_mistakes
 from core.planning.memory import REFERENCE_BATCH, feature_maps
 from core.planning.planner import PlannerSettings
 from core.planning.presets import PRESETS
@@ -244,7 +243,7 @@ def test_suppressed_transposition_keeps_the_axes_of_the_files() -> None:
 
 @given(
     st.lists(st.tuples(*[st.floats(0.3, 8.0)] * 3), min_size=1, max_size=4),
-    st.tuples(st.just(1) | st.integers(12, 300), *[st.integers(12, 300)] * 2),
+    st.tuples(*[st.integers(1, 300)] * 3),
     st.sampled_from(PRESET_NAMES),
     st.floats(2.0, 48.0),
 )
@@ -280,47 +279,6 @@ def test_a_plan_survives_its_file() -> None:
 def test_planning_with_hardly_any_memory_says_so() -> None:
     with pytest.raises(PlanningError, match="raise gpu_memory_gb"):
         plan(HIPPOCAMPUS, gpu_memory_gb=1e-7)
-
-
-def cubes(shape: Shape, spacing: Spacing = (1.0, 1.0, 1.0)) -> Any:
-    return measure([spacing] * 5, [shape] * 5), describe(5)
-
-
-@pytest.mark.parametrize("shape", [(4, 6, 5), (1, 7, 11), (7, 11, 7)])
-def test_images_too_small_for_any_network_are_refused_with_the_cure(shape: Shape) -> None:
-    with pytest.raises(PlanningError, match=r"^the median image has .* too few for a network.* finer or "):
-        plan(cubes(shape))
-
-
-@pytest.mark.parametrize(
-    ("shape", "spacing", "configurations"),
-    [
-        ((4, 8, 8), (1.0, 1.0, 1.0), ["2d", "3d_fullres"]),
-        ((5, 12, 5), (1.0, 1.0, 1.0), ["2d", "3d_fullres"]),
-        ((20, 6, 5), (1.0, 1.0, 1.0), ["3d_fullres"]),
-        ((8, 8, 8), (0.1, 1.0, 1.0), ["2d"]),
-    ],
-)
-def test_what_images_are_too_small_for_is_left_out(
-    shape: Shape, spacing: Spacing, configurations: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    made = plan(cubes(shape, spacing), suppress_transpose=True)
-
-    assert list(made.configurations) == configurations
-    assert plan_mistakes(made.to_json()) == []
-    left_out = {"2d", "3d_fullres"} - {*configurations}
-    assert [record.message.split()[0] for record in caplog.records] == [*left_out]
-
-
-def test_a_finer_target_spacing_lets_small_images_be_planned() -> None:
-    made = plan(cubes((4, 6, 5)), target_spacing=(0.4, 0.4, 0.4))
-
-    assert list(made.configurations) == ["2d", "3d_fullres"]
-
-
-def test_memory_that_leaves_nothing_to_pool_is_too_little() -> None:
-    with pytest.raises(PlanningError, match="raise gpu_memory_gb"):
-        plan(HIPPOCAMPUS, gpu_memory_gb=5e-4)
 
 
 def test_a_fingerprint_of_another_dataset_is_refused() -> None:
@@ -387,4 +345,4 @@ def test_a_target_spacing_that_leaves_nothing_is_refused(dataset: Any, target: S
 
 
 def test_a_coarse_target_spacing_is_taken() -> None:
-    assert plan(HIPPOCAMPUS, target_spacing=(4.0, 4.0, 4.0)).configuration("2d").patch_size == (12, 10)
+    assert plan(HIPPOCAMPUS, target_spacing=(5.0, 5.0, 5.0)).configuration("2d").patch_size == (10, 7)
