@@ -17,6 +17,12 @@ IGNORE = "ignore"
 OUTSIDE = -1
 """Marks background outside the nonzero mask in cropped label maps."""
 
+REGION_THRESHOLD = 0.5
+"""A voxel belongs to a region whose probability is higher. Source: engine specification A 8.3, B 1.10."""
+
+FEWEST_FOR_16_BITS = 255
+"""Foreground labels from which a label map needs 16 bits. Source: engine specification A 4.8."""
+
 Region = int | tuple[int, ...]
 """A label, or the union of several."""
 

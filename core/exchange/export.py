@@ -28,8 +28,6 @@ from core.errors import CancelledError, ModelError
 from core.exchange.fit import own_weights
 from core.exchange.layout import ENSEMBLE_SEPARATOR, ENSEMBLE_START
 from core.exchange.model_files import (
-    KEEPING_LARGEST,
-    PICKLED_POSTPROCESSING,
     Described,
     read_described,
     read_file,
@@ -44,6 +42,7 @@ from core.exchange.official_plans import (
     official_trainer,
 )
 from core.exchange.own_model import File, own_folds, read_fitting
+from core.network.official_postprocessing import KEEPING_LARGEST, PICKLED_POSTPROCESSING
 from core.network.official_saving import CheckpointFacts, save_official_checkpoint
 from core.network.unet import build_network
 

@@ -1,6 +1,5 @@
 """What the small files of a model say, read within limits and checked against each other."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,11 @@ from core.domain.plan import Configuration, ConfigurationName, Plan, PlanMistake
 from core.domain.plan_check import configuration_mistakes, transposition_mistakes
 from core.domain.postprocessing import POSTPROCESSING_FILE, Postprocessing
 from core.errors import ModelError
-from core.network.pickled import Name, PickleError, read_pickle
+from core.network.official_postprocessing import PICKLED_POSTPROCESSING, unpickled_postprocessing
+from core.network.pickled import PickleError
 
 LARGEST_FILE: Final = 2**26
 """Bytes of a file that is read as a whole; the fingerprint of a hundred thousand cases has a quarter of that."""
-
-LARGEST_PICKLE: Final = 2**16
-"""Bytes of a postprocessing.pkl; a step for each of a hundred labels takes a tenth."""
-
-PICKLED_POSTPROCESSING: Final = "postprocessing.pkl"
-"""What the official tools read, and the only one of both that they need."""
-
-KEEPING_LARGEST: Final = (
-    "nnunetv2.postprocessing.remove_connected_components.remove_all_but_largest_component_from_segmentation"
-)
-"""The one function that a postprocessing.pkl may name; Engine specification A 1.13."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +105,16 @@ def read_postprocessing(folder: Path, labels: LabelSet) -> Postprocessing | None
 
 
 def _unpickled(content: bytes) -> Postprocessing:
-    """Understand a postprocessing.pkl: a pair of functions by name and of their arguments.
+    """Understand a postprocessing.pkl.
 
     Raises:
         ModelError: It is something else; nothing of it was run.
     """
     try:
-        functions, arguments = read_pickle(io.BytesIO(content[:LARGEST_PICKLE]), {KEEPING_LARGEST})
-        names = [one.dotted.rpartition(".")[2] for one in functions if isinstance(one, Name)]
-        return Postprocessing.of_functions(names, arguments)
+        return unpickled_postprocessing(content)
     except PickleError as error:
         named = f"names {error.name}, which could run code and is never loaded" if error.name else str(error)
         raise ModelError(
             f"{PICKLED_POSTPROCESSING} cannot be used: {named}; determine the postprocessing again",
-            file=PICKLED_POSTPROCESSING,
-        ) from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{PICKLED_POSTPROCESSING} holds no pair of functions and arguments; determine the postprocessing again",
             file=PICKLED_POSTPROCESSING,
         ) from error

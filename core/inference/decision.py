@@ -1,20 +1,13 @@
 """What heads say of a voxel → its label, and how sure they are of it."""
 
 from math import log
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.domain.labels import BACKGROUND, LabelSet
+from core.domain.labels import BACKGROUND, FEWEST_FOR_16_BITS, REGION_THRESHOLD, LabelSet
 from core.io.image import LabelArray
-
-CONFIDENT: Final = 0.5
-"""Probability above which a region is painted; Engine specification A 8.3."""
-
-FEWEST_FOR_16_BITS: Final = 255
-"""Foreground labels from which a label map needs 16 bits; Engine specification A 4.8."""
 
 
 def codes(logits: Tensor, labels: LabelSet, dim: int) -> Tensor:
@@ -35,7 +28,7 @@ def codes(logits: Tensor, labels: LabelSet, dim: int) -> Tensor:
     """
     if not labels.has_regions:
         return logits.max(dim).indices.to(_code_type(labels))
-    return _last(logits.sigmoid() > CONFIDENT, labels, dim)
+    return _last(logits.sigmoid() > REGION_THRESHOLD, labels, dim)
 
 
 def codes_of_probabilities(probabilities: Tensor, labels: LabelSet, dim: int) -> Tensor:
@@ -46,7 +39,7 @@ def codes_of_probabilities(probabilities: Tensor, labels: LabelSet, dim: int) ->
     """
     if not labels.has_regions:
         return probabilities.max(dim).indices.to(_code_type(labels))
-    return _last(probabilities > CONFIDENT, labels, dim)
+    return _last(probabilities > REGION_THRESHOLD, labels, dim)
 
 
 def probabilities_of(logits: Tensor, labels: LabelSet, dim: int) -> Tensor:

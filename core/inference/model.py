@@ -30,6 +30,7 @@ from core.inference.sliding_window import TileNetwork
 from core.network.contract import InFormat, Network
 from core.network.device import Precision, choose_device, choose_precision
 from core.network.unet import UNet, build_network
+from core.network.weights import differences
 
 FOLD_ALL: Fold = "all"
 """The fold that trained on every case; used where no numbered fold exists, or by request."""
@@ -241,28 +242,10 @@ def _load_weights(network: Network, path: Path) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{name} cannot be read: {error}; train or import it again") from error
-    faults = _differences(network.state_dict(), weights)
+    faults = differences(network.state_dict(), weights)
     if faults:
         raise ModelError(f"{name} does not fit the network in plans.json: {'; '.join(faults)}", file=name)
     network.load_state_dict(weights, assign=True)
-
-
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Say how two sets of tensors differ, one example each."""
-    faults = []
-    missing, superfluous = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing:
-        faults.append(f"{len(missing)} tensors are missing, such as {missing[0]}")
-    if superfluous:
-        faults.append(f"{len(superfluous)} tensors are unknown, such as {superfluous[0]}")
-    reshaped = [key for key in expected if key in found and expected[key].shape != found[key].shape]
-    if reshaped:
-        key = reshaped[0]
-        faults.append(
-            f"{len(reshaped)} tensors have another shape, such as {key}: "
-            f"{list(found[key].shape)} instead of {list(expected[key].shape)}"
-        )
-    return faults
 
 
 def _prepared(network: Network, precision: Precision, device: torch.device) -> nn.Module:

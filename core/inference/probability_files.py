@@ -13,18 +13,12 @@ from typing import IO, Any, Final
 import numpy as np
 
 from core.domain.geometry import Shape
-from core.domain.labels import LabelSet
+from core.domain.labels import FEWEST_FOR_16_BITS, REGION_THRESHOLD, LabelSet
 from core.errors import ImageError
 from core.io.image import VALUE_LIMIT, FloatArray, LabelArray
 
 MEMBER: Final = "probabilities.npy"
 """What an npz file of probabilities holds."""
-
-CONFIDENT: Final = 0.5
-"""Probability above which a region is painted; Engine specification A 8.3."""
-
-FEWEST_FOR_16_BITS: Final = 255
-"""Foreground labels from which a label map needs 16 bits; Engine specification A 4.8."""
 
 MOST_HEADS: Final = 1 << 16
 """Of a file; more labels than can be written."""
@@ -215,7 +209,7 @@ def _decided(means: Iterable[FloatArray], shape: Shape, labels: LabelSet) -> Lab
     labels_zyx: LabelArray = np.zeros(shape, np.uint8 if is_small else np.uint16)
     if labels.region_labels is not None:
         for value, mean_zyx in zip(labels.region_labels, means, strict=True):
-            labels_zyx[mean_zyx > CONFIDENT] = value
+            labels_zyx[mean_zyx > REGION_THRESHOLD] = value
         return labels_zyx
     best_zyx = np.full(shape, -1, np.float32)
     for value, mean_zyx in enumerate(means):

@@ -1,35 +1,17 @@
 """What the reference keeps of a case beside its probabilities (CASE.pkl): where a segmentation of it lies in space."""
 
 import io
-import re
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from core.errors import ImageError
 from core.io.image import PLANE_AXES, Geometry, array_spacing
 from core.io.nifti import geometry_of_affine
-from core.network.pickled import Call, Name, PickleError, read_pickle
-
-NUMPY_NAMES: Final = frozenset(
-    {
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(
-            f"numpy.{room}.multiarray.{name}"
-            for room in ("_core", "core")
-            for name in ("scalar", "_reconstruct")
-        ),
-    }
-)
-"""What a file of the reference may name beside plain values: numbers and arrays of numpy."""
-
-NUMBERS: Final = re.compile(r"[biuf][1248]")
-"""Types of such numbers."""
+from core.network.pickled import Call, PickleError, read_pickle
+from core.network.pickled_numbers import NUMPY_NAMES, array_of
 
 LARGEST_BYTES: Final = 1 << 24
 """Of such a file; the usual ones have less than a thousand."""
@@ -141,36 +123,3 @@ def _numbers(value: Any) -> tuple[float, ...]:
     if len(value) < PLANE_AXES or not all(isinstance(one, int | float | Call) for one in value):
         raise ValueError("no numbers")
     return tuple(float(array_of(one)) if isinstance(one, Call) else float(one) for one in value)
-
-
-def array_of(call: Call) -> npt.NDArray[Any]:
-    """Make the number or array that a call describes.
-
-    Raises:
-        ValueError: It describes something else, or its bytes are not as many as its shape needs.
-    """
-    if call.name.endswith("scalar"):
-        described, content = call.arguments
-        shape: tuple[int, ...] = ()
-        is_columnwise = False
-    else:
-        _, shape, described, is_columnwise, content = call.state
-    dtype = _dtype(described)
-    if not isinstance(content, bytes) or len(content) != prod(shape) * dtype.itemsize:
-        raise ValueError("as many bytes as its shape says")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_columnwise else "C")
-
-
-def _dtype(call: Any) -> np.dtype[Any]:
-    """Return the type of numbers that a call describes.
-
-    Raises:
-        ValueError: It is no type of plain numbers.
-    """
-    if not isinstance(call, Call) or call.name != "numpy.dtype" or isinstance(call.arguments[0], Name):
-        raise ValueError("no type of numbers")
-    code = call.arguments[0]
-    if not NUMBERS.fullmatch(code):
-        raise ValueError("no type of numbers")
-    order = call.state[1] if call.state else "|"
-    return np.dtype(f"{order if order in '<>' else '='}{code}")

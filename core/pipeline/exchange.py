@@ -23,14 +23,11 @@ from core.domain.pretraining import PRETRAINED_FILE
 from core.domain.progress import Observer, QuietObserver
 from core.domain.selection import SELECTION_FILE
 from core.errors import ModelError
-from core.io.archive import ArchiveLimits, unpack
+from core.io.archive import unpack
+from core.pipeline.models import MODEL_LIMITS
 
 if TYPE_CHECKING:
     from core.exchange.own_model import File
-
-MODEL_LIMITS: Final = ArchiveLimits(files=20_000, unpacked_bytes=2**37, ratio=200)
-"""Of an archive: ten networks of 100 million weights with their optimizers, twice each, take a tenth; weights hardly
-compress."""
 
 WANTED: Final = frozenset(
     {

@@ -17,8 +17,9 @@ from core.io.archive import ArchiveLimits, unpack
 if TYPE_CHECKING:
     from core.inference.ensemble import TrainedModel
 
-ZIP_LIMITS: Final = ArchiveLimits(files=20_000, unpacked_bytes=2**37, ratio=200)
-"""As an import's: ten times what ten networks of 100 million weights take; weights hardly compress."""
+MODEL_LIMITS: Final = ArchiveLimits(files=20_000, unpacked_bytes=2**37, ratio=200)
+"""Of an archive: ten networks of 100 million weights with their optimizers, twice each, take a tenth; weights hardly
+compress."""
 
 NEEDED: Final = frozenset(
     {MODEL_FILE, ENSEMBLE_FILE, POSTPROCESSING_FILE, "plans.json", "dataset.json", WEIGHTS_FILE}
@@ -71,7 +72,7 @@ def opened_model(
     if not path.is_file():
         raise ModelError(f"there is no model at {path}; give a model folder, or a zip of one")
     with TemporaryDirectory(prefix="model-") as scratch:
-        unpack(path, Path(scratch), ZIP_LIMITS, observer, _is_needed)
+        unpack(path, Path(scratch), MODEL_LIMITS, observer, _is_needed)
         yield _chosen(Path(scratch), configuration, path)
 
 

@@ -1,36 +1,28 @@
 """Postprocessing of folders of segmentations: given or found, applied, read from its file."""
 
-import io
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from core.domain.dataset import DatasetDescription
-from core.domain.postprocessing import KEEP_LARGEST, POSTPROCESSING_FILE, Postprocessing
+from core.domain.postprocessing import POSTPROCESSING_FILE, Postprocessing
 from core.domain.progress import Observer
 from core.domain.record import write_json
 from core.errors import DatasetError, ModelError
 from core.evaluation.evaluate import evaluate_files, file_pairs, write_summary
 from core.evaluation.side_by_side import Errand, each_case
 from core.inference.postprocess import postprocessed
-from core.inference.properties import NUMPY_NAMES, array_of
 from core.io.image import LabelMap
 from core.io.placement import copy_placement
 from core.io.readers import choose_reader, read_header, read_labels, write_labels
-from core.network.pickled import Call, Name, PickleError, read_pickle
+from core.network.official_postprocessing import LARGEST_BYTES, unpickled_postprocessing
+from core.network.pickled import PickleError
 from core.pipeline.data import default_workers
 from core.pipeline.determining import BYTES_PER_VOXEL, Determined, ScoredCases, determine
 
 STAGE: Final = "postprocess"
 """What an observer is told of."""
-
-LARGEST_BYTES: Final = 1 << 20
-"""Of a postprocessing file; the usual ones have some kilobytes."""
-
-REFERENCE_FUNCTION: Final = f"nnunetv2.postprocessing.remove_connected_components.{KEEP_LARGEST}"
-"""The only function that a pickled postprocessing may name; it is compared, never looked up."""
-
 
 PICKLED: Final = ".pkl"
 """Ending of such a file."""
@@ -167,33 +159,8 @@ def read_postprocessing(path: Path) -> Postprocessing:
     if path.suffix != PICKLED:
         return Postprocessing.parse(content)
     try:
-        return _of_pickle(content)
-    except (PickleError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        return unpickled_postprocessing(content)
+    except PickleError as error:
         raise ModelError(
             f"{path} cannot be used as a postprocessing: {error}; give the postprocessing.json beside it"
         ) from error
-
-
-def _of_pickle(content: bytes) -> Postprocessing:
-    """Understand a pickled pair: functions, and the arguments of each.
-
-    Raises:
-        PickleError: It names anything else.
-        ValueError: Or another error of Python's: it holds something else.
-        ModelError: The arguments are unknown.
-    """
-    functions, arguments = _plain(read_pickle(io.BytesIO(content), {REFERENCE_FUNCTION, *NUMPY_NAMES}))
-    return Postprocessing.of_functions(functions, arguments)
-
-
-def _plain(value: Any) -> Any:
-    """Return names as text without their module, and numbers of numpy as plain ones."""
-    if isinstance(value, Name):
-        return value.dotted.rpartition(".")[2]
-    if isinstance(value, Call):
-        return array_of(value).item()
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(one) for one in value)
-    return value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.domain.grounds import Grounds
-from core.domain.labels import LabelSet
+from core.domain.labels import REGION_THRESHOLD, LabelSet
 from core.domain.model import PrecisionName
 from core.domain.pretraining import PretrainedRecord
 from core.domain.training import EpochRecord, TrainingSettings
@@ -19,9 +19,6 @@ from core.training.loss import Loss, deeply_supervised
 from core.training.optimizer import make_optimizer
 from core.training.patches import Batch
 from core.training.ranks import ALONE, Ranks
-
-REGION_THRESHOLD = 0.5
-"""A voxel belongs to a region whose probability is higher. Source: engine specification B 1.10."""
 
 
 @dataclass(frozen=True, slots=True)
