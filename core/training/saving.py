@@ -54,7 +54,8 @@ class Saver:
         """Have the state after an epoch written, as soon as the one before is.
 
         Raises:
-            OSError: The one before could not be written.
+            TrainingError: The checkpoint before could not be written.
+            OSError: Or its list of epochs.
         """
         self.wait()
         self._pending = (self._writer.submit(_write, taken, self._folder), taken.epochs[-1])
@@ -68,7 +69,8 @@ class Saver:
         """Wait until nothing is being written, and tell the observer.
 
         Raises:
-            OSError: It could not be written.
+            TrainingError: The checkpoint could not be written.
+            OSError: Or the list of epochs.
         """
         if self._pending is not None:
             (written, record), self._pending = self._pending, None
