@@ -120,7 +120,7 @@ def test_a_wish_to_stop_ends_all_processes_with_a_checkpoint(raw: Path, tmp_path
     found = pipeline.find_checkpoint(tmp_path / "model" / "fold_0")
     assert found is not None
     assert found[1] >= len(watcher.epochs) > 0
-    assert not any(is_alive(pid) for pid in pids)
+    wait_for(lambda: None if any(is_alive(pid) for pid in pids) else pids, seconds=20)
 
 
 def test_the_death_of_one_process_ends_all_and_is_no_mistake_of_ours(raw: Path, tmp_path: Path) -> None:
