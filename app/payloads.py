@@ -1,13 +1,13 @@
 """What service and worker hand each other: a job's payload, the work order around it, and its result."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter
 
 from app.jobs import JobKind
-from app.requests import DEFAULT_PRESET, ExportTarget
+from app.requests import DEFAULT_PRESET, ExportTarget, PredictionChoices
 from core.domain.dataset import CaseId, DatasetProblem
 from core.domain.exchange import ImportOptions
 from core.domain.geometry import Shape, Spacing
@@ -15,6 +15,18 @@ from core.domain.plan import ConfigurationName
 from core.domain.pretraining import PretrainedRecord
 from core.domain.record import Record
 from core.domain.training import Fold, TrainingSettings
+
+VALIDATED_FILE: Final = "validated.zip"
+"""Of a trained fold: what it segmented in its validation cases, kept until the model is put together."""
+
+PROBABILITIES_FILE: Final = "probabilities.npz"
+"""Of a prediction: its one array has the heads first."""
+
+PROPERTIES_FILE: Final = "probabilities.pkl"
+"""Beside them: where the case lies."""
+
+UNCERTAINTY_FILE: Final = "uncertainty.nii.gz"
+"""Of a prediction: a map on the grid of the image."""
 
 
 class ObjectRef(Record):
@@ -114,6 +126,8 @@ class TrainPayload(Record):
     beginning: Beginning = Beginning()
     goes_on_from: Checkpoint | None = None
     """Where an earlier training of the fold ended, which this one gives more epochs."""
+    save_probabilities: bool = False
+    """Whether its validation cases are to be part of an ensemble with those of other configurations."""
 
 
 class SelectPayload(Record):
@@ -128,6 +142,8 @@ class SelectPayload(Record):
     """To choose from; none: all that were trained. Stages that only others needed are not among them."""
     previous_stages: dict[ConfigurationName, ConfigurationName] = Field(default_factory=dict)
     """Of each later stage of a cascade the stage before."""
+    ensembling: bool = True
+    """Whether to compare every two configurations as an ensemble too."""
 
 
 class PredictPayload(Record):
@@ -142,6 +158,7 @@ class PredictPayload(Record):
     """One file per channel, in the model's order."""
     file_ending: str
     """Of the input; the segmentation gets the same."""
+    choices: PredictionChoices = PredictionChoices()
 
 
 class ImportPayload(Record):
@@ -255,7 +272,8 @@ class TrainResult(Record):
     """A trained fold.
 
     Files: `weights.safetensors`, `fold.json`, `epochs.jsonl`, `progress.png`, `validation/summary.json`,
-    `checkpoint.safetensors`, `splits_final.json`, and for later stages of a cascade `predicted_next_stage.zip`.
+    `checkpoint.safetensors`, `splits_final.json`, for later stages of a cascade `predicted_next_stage.zip`, and
+    until the model is put together `validated.zip`.
     """
 
     files: dict[str, ObjectRef]
@@ -287,21 +305,29 @@ class ExpectedImage(Record):
 
 
 class SelectResult(Record):
-    """Files: the whole model folder."""
+    """Files: those of the model folder that were made here, named by their places in `paths`."""
 
     files: dict[str, ObjectRef]
-    configuration: ConfigurationName
+    paths: tuple[str, ...]
+    """Inside the model folder."""
+    reused: dict[str, ObjectRef]
+    """What the trainings left of the model folder, by path."""
+    configuration: str
+    """Of an ensemble, those of its members."""
     folds: tuple[Fold, ...]
     mean_dice: float | None
-    """Over the validation cases of all folds."""
+    """Over the validation cases of all compared folds, after postprocessing."""
     reason: str
-    """Why this configuration, with numbers."""
+    """Why it was chosen, with numbers."""
     image: ExpectedImage | None = None
     """None: the release before selected."""
 
 
 class PredictResult(Record):
-    """Files: `segmentation<ending>`, `preview.png`."""
+    """Files: `segmentation<ending>`, `preview.png`, and what was asked for beside.
+
+    That is `probabilities.npz` with `probabilities.pkl`, and `uncertainty.nii.gz`.
+    """
 
     files: dict[str, ObjectRef]
     volumes: dict[str, float]

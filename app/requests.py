@@ -16,8 +16,9 @@ from pydantic import (
 )
 
 from core.domain.exchange import CheckpointChoice, ImportOptions
+from core.domain.model import PrecisionName, PredictionOptions
 from core.domain.record import Record
-from core.domain.training import TrainingChoices, TrainingSettings
+from core.domain.training import Fold, TrainingChoices, TrainingSettings
 from core.errors import UnknownNameError
 from core.planning.presets import PRESETS
 
@@ -176,6 +177,8 @@ class TrainingRequest(PlannerChoices):
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     settings: TrainingChoices = TrainingChoices()
     """How to train, see docs/training.md."""
+    ensembling: StrictBool = True
+    """Whether two of several configurations may be chosen together, where their mean segments best."""
     splits: Annotated[tuple[SplitChoice, ...], Field(min_length=1, max_length=100)] | None = None
     """Instead of the dataset's own or the default cross-validation; fold k is the k-th of them."""
     group_by: (
@@ -259,11 +262,51 @@ ALIAS_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]*$"
 AliasName = Annotated[str, StringConstraints(max_length=100, pattern=ALIAS_PATTERN)]
 """What an alias is called; it begins with a letter, which no version number does."""
 
-FoldList = Annotated[str, StringConstraints(max_length=200, pattern=r"^(all|\d{1,3})(,(all|\d{1,3}))*$")]
+FOLDS_PATTERN = r"^(all|\d{1,3})(,(all|\d{1,3}))*$"
+
+FoldList = Annotated[str, StringConstraints(max_length=200, pattern=FOLDS_PATTERN)]
 """Folds in an address: `0,1,4` or `all`."""
+
+PrecisionChoice = PrecisionName | Literal["auto"]
+"""Number format in which networks compute; `auto`: whichever suits the machine."""
+
+StepSize = Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)]
+"""Distance of neighbouring tiles as a share of the patch; half of it costs up to eight times as much in a volume."""
 
 ExportTarget = Literal["official", "native"]
 """For whom a model is exported: the official tools, or an import by another installation of this service."""
+
+
+def folds_in(text: FoldList) -> tuple[Fold, ...]:
+    """Return the folds that a list names, each once."""
+    return tuple(dict.fromkeys("all" if one == "all" else int(one) for one in text.split(",")))
+
+
+class PredictionChoices(Record):
+    """What a client may decide about a prediction with POST /predict, beside image, model and urgency."""
+
+    folds: tuple[Fold, ...] | None = Field(default=None, min_length=1)
+    """Whose logits are averaged, of an ensemble in every member; None: every fold of the model."""
+    mirroring: bool = True
+    step_size: StepSize = 0.5
+    postprocessing: bool = True
+    """Whether to remove what the model's postprocessing.json says."""
+    precision: PrecisionChoice = "auto"
+    probabilities: bool = False
+    """Whether to keep them, as CASE.npz and CASE.pkl of nnU-Net."""
+    uncertainty: bool = False
+    """Whether to map where folds and mirrorings are unsure or disagree."""
+
+    @property
+    def options(self) -> PredictionOptions:
+        """What the engine needs of it."""
+        return PredictionOptions(
+            folds=self.folds,
+            step_size=self.step_size,
+            mirroring=self.mirroring,
+            postprocessing=self.postprocessing,
+            precision=self.precision,
+        )
 
 
 class ImportRequest(Record):
@@ -280,9 +323,7 @@ class ImportRequest(Record):
     @property
     def options(self) -> ImportOptions:
         """What the engine needs of it."""
-        folds = None
-        if self.folds is not None:
-            folds = tuple(dict.fromkeys("all" if one == "all" else int(one) for one in self.folds.split(",")))
+        folds = None if self.folds is None else folds_in(self.folds)
         return ImportOptions(configuration=self.configuration, folds=folds, checkpoint=self.checkpoint)
 
 

@@ -13,9 +13,8 @@ from app.payloads import ExportPayload, ExportResult, ImportPayload, ImportResul
 from app.requests import Name
 from core import pipeline
 from core.domain.dataset import DatasetDescription
-from core.domain.ensemble import ENSEMBLE_FILE, MEMBERS_FOLDER, EnsembleRecord
 from core.domain.exchange import ORIGIN_FILE, ExportFormat
-from core.domain.model import MODEL_FILE, WEIGHTS_FILE, ModelRecord
+from core.domain.model import WEIGHTS_FILE
 from core.domain.plan import Plan
 from core.domain.progress import Observer
 from core.domain.record import write_json
@@ -50,12 +49,10 @@ def import_model(
             workspace.store.path(payload.archive), folder, payload.options, observer
         )
         write_json(folder / "provenance.json", _provenance(payload, folder))
-    parts = _parts(folder)
-    plan = Plan.parse((parts[0] / PLANS_FILE).read_bytes())
-    description = DatasetDescription.parse((parts[0] / "dataset.json").read_bytes())
-    configurations = tuple(
-        ModelRecord.parse((part / MODEL_FILE).read_bytes()).configuration for part in parts
-    )
+    networks = pipeline.networks_of(folder)
+    first, configurations = next(iter(networks)), tuple(networks.values())
+    plan = Plan.parse((first / PLANS_FILE).read_bytes())
+    description = DatasetDescription.parse((first / "dataset.json").read_bytes())
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     result = ImportResult(
         files={},
@@ -86,14 +83,6 @@ def export_model(
         folder = workspace.model(payload.model_files, observer)
         pipeline.export_model(folder, packed, FORMATS[payload.format], observer)
     return result_message(ExportResult(files={}), {packed.name: packed})
-
-
-def _parts(folder: Path) -> list[Path]:
-    """Return the folders of a model's networks: its own, or those of an ensemble's members."""
-    if not (folder / ENSEMBLE_FILE).is_file():
-        return [folder]
-    members = EnsembleRecord.parse((folder / ENSEMBLE_FILE).read_bytes()).members
-    return [folder / MEMBERS_FOLDER / name for name in members]
 
 
 def _name_of(plan: Plan) -> str:

@@ -36,6 +36,8 @@ class Task(Record):
     goes_further: bool = False
     keeps_ended: bool = True
     """Folds of a model go further together, whichever of them stopped early."""
+    save_probabilities: bool = False
+    """For ensembles with other configurations."""
 
     def order(self) -> pipeline.TrainOrder:
         """Return it as the engine takes it: the same by the same names, but for weights, which are read.

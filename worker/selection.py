@@ -1,21 +1,27 @@
-"""The last job of a training: the configuration that segments best, put together as a model that can predict."""
+"""The last job of a training: what segments best, a configuration or an ensemble, put together as a model."""
 
 import json
 import platform
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
-from app.payloads import ObjectRef, SelectPayload, SelectResult, TrainResult, ValidationScore, WorkOrder
+from app.payloads import VALIDATED_FILE, ObjectRef, SelectPayload, SelectResult, TrainResult, WorkOrder
+from core import pipeline
 from core.domain.dataset import DatasetDescription
 from core.domain.fingerprint import FINGERPRINT_FILE
-from core.domain.model import MODEL_FILE, PREVIOUS_FOLDER, fold_name
+from core.domain.model import MODEL_FILE, fold_name
 from core.domain.plan import ConfigurationName
 from core.domain.progress import Observer
 from core.domain.record import write_json
 from core.domain.splits import SPLITS_FILE
 from core.domain.training import Fold
+from core.pipeline import selection
+from core.pipeline.cascades import keep_previous
+from core.pipeline.selection import SelectOrder
 from worker.expected import expected_image
 from worker.observer import Message, result_message
 from worker.planning import PLANS_FILE
@@ -24,96 +30,197 @@ from worker.provenance import versions, weights_of
 from worker.training import MODEL_FILES
 from worker.workspace import Workspace, link_or_copy
 
+JOINED: Final = "+"
+"""Between the names of an ensemble's configurations."""
 
-def select(order: WorkOrder, payload: SelectPayload, workspace: Workspace, observer: Observer) -> Message:
-    """Choose the configuration that segments its validation cases best, and put the model together."""
-    best, mean_dice, reason = _best(
-        [
-            result
-            for result in order.trained
-            if not payload.configurations or result.configuration in payload.configurations
-        ]
-    )
-    folds = [result for result in order.trained if result.configuration == best]
-    reused: dict[str, ObjectRef] = {FINGERPRINT_FILE: payload.fingerprint}
-    folders, stage = [""], best
-    reused |= _model_of(order, payload, best, "")
-    while stage in payload.previous_stages:
-        stage = payload.previous_stages[stage]
-        folders.append(f"{folders[-1]}{PREVIOUS_FOLDER}/")
-        reused |= _model_of(order, payload, stage, folders[-1])
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A model's folder, and how well it does."""
+
+    folder: Path
+    configurations: tuple[ConfigurationName, ...]
+    folds: tuple[Fold, ...]
+    mean_dice: float | None
+    reason: str
+
+
+def select(
+    order: WorkOrder,
+    payload: SelectPayload,
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    workers: int | None,
+) -> Message:
+    """Choose what segments the validation cases best, and put it together as one model.
+
+    Raises:
+        DomainError: What the folds left does not belong together.
+        CancelledError: The observer asked to stop.
+    """
     outbox = workspace.outbox(order)
     raw = workspace.raw_dataset(payload.archive, observer)
-    for folder in folders:
-        link_or_copy(raw / "dataset.json", outbox / folder / "dataset.json")
-    write_json(outbox / "provenance.json", _provenance(order, payload, reused))
+    fetched = _Fetched(workspace, observer)
+    trained = _gathered(order, payload, outbox / "trained", raw / "dataset.json", fetched)
+    wanted = SelectOrder(models=(), out=outbox / "model", ensembling=payload.ensembling, workers=workers)
+    chosen = _chosen(_candidates(order, payload), trained, wanted, fetched)
+    reused = {path: ref for path, file in _files(chosen.folder) if (ref := fetched.origin(file)) is not None}
+    write_json(chosen.folder / "provenance.json", _provenance(order, payload, reused))
+    made = {path: file for path, file in _files(chosen.folder) if path not in reused}
     result = SelectResult(
-        files=reused,
-        configuration=best,
-        folds=tuple(result.fold for result in folds),
-        mean_dice=mean_dice,
-        reason=reason,
+        files={},
+        paths=tuple(made),
+        reused=reused,
+        configuration=JOINED.join(chosen.configurations),
+        folds=chosen.folds,
+        mean_dice=chosen.mean_dice,
+        reason=chosen.reason,
         image=expected_image(
             read_plan(workspace, payload.plans),
             DatasetDescription.parse((raw / "dataset.json").read_bytes()),
-            best,
+            chosen.configurations[0],
         ),
     )
-    made = [file for file in outbox.rglob("*") if file.is_file()]
-    return result_message(result, {file.relative_to(outbox).as_posix(): file for file in made})
+    return result_message(result, {str(number): file for number, file in enumerate(made.values())})
 
 
-def _model_of(
-    order: WorkOrder, payload: SelectPayload, configuration: ConfigurationName, folder: str
-) -> dict[str, ObjectRef]:
-    """Return the files of a configuration's model that its trainings left, below a folder of the whole model."""
-    results = [result for result in order.trained if result.configuration == configuration]
-    files = {
-        f"{folder}{fold_name(result.fold)}/{name}": ref
-        for result in results
-        for name, ref in sorted(result.files.items())
-        if name in MODEL_FILES
-    }
-    common = {
-        f"{folder}{name}": results[0].files[name]
-        for name in (MODEL_FILE, SPLITS_FILE)
-        if name in results[0].files
-    }
-    return files | common | {f"{folder}{PLANS_FILE}": payload.plans}
+def _candidates(order: WorkOrder, payload: SelectPayload) -> list[TrainResult]:
+    """Return what there is to choose from: a stage that only others needed is not among it."""
+    wanted = payload.configurations
+    return [result for result in order.trained if not wanted or result.configuration in wanted]
 
 
-def _best(results: Sequence[TrainResult]) -> tuple[ConfigurationName, float | None, str]:
-    """Return the configuration with the highest mean Dice over its validation cases, its Dice and why.
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Return all files of a folder with their paths there."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return [(file.relative_to(folder).as_posix(), file) for file in files]
 
-    Compared are the folds that all configurations have: the first stage of a cascade may have more.
 
-    Source:
-        Engine specification B 7.6: mean over cases per label, then over labels; the first wins a tie.
+class _Fetched:
+    """Brings objects from the store, and knows them again wherever they are linked to.
+
+    Args:
+        workspace: That has the store.
+        observer: Told of progress; asked whether to stop.
     """
-    folds: dict[ConfigurationName, set[Fold]] = defaultdict(set)
-    for result in results:
-        folds[result.configuration].add(result.fold)
-    compared = set.intersection(*folds.values())
-    cases: dict[ConfigurationName, list[ValidationScore]] = {name: [] for name in folds}
+
+    def __init__(self, workspace: Workspace, observer: Observer) -> None:
+        self._workspace, self.observer = workspace, observer
+        self._by_place: dict[tuple[int, int], ObjectRef] = {}
+
+    def bring(self, ref: ObjectRef, target: Path) -> None:
+        """Put an object where a file is to be."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._workspace.fetch_file(ref, target, self.observer)
+        self._by_place[_place(target)] = ref
+
+    def origin(self, file: Path) -> ObjectRef | None:
+        """Return the object that a file is; None for one that was made here, or is a copy."""
+        return self._by_place.get(_place(file))
+
+
+def _place(file: Path) -> tuple[int, int]:
+    """Return what all links to the same bytes share."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def _gathered(
+    order: WorkOrder, payload: SelectPayload, folder: Path, description: Path, fetched: _Fetched
+) -> dict[ConfigurationName, Path]:
+    """Bring what all folds left into a model's folder per configuration, each with the model of its stage before."""
+    folders: dict[ConfigurationName, Path] = {}
+    for result in order.trained:  # Earlier stages come before later ones.
+        model = folder / result.configuration
+        if result.configuration not in folders:
+            folders[result.configuration] = model
+            fetched.bring(payload.plans, model / PLANS_FILE)
+            fetched.bring(payload.fingerprint, model / FINGERPRINT_FILE)
+            link_or_copy(description, model / "dataset.json")
+            for name in (MODEL_FILE, SPLITS_FILE):
+                if name in result.files:
+                    fetched.bring(result.files[name], model / name)
+        for name in MODEL_FILES:
+            if name in result.files:
+                fetched.bring(result.files[name], model / fold_name(result.fold) / name)
+    for name, model in folders.items():
+        before = payload.previous_stages.get(name)
+        if before in folders:
+            keep_previous(folders[before], model, before)
+    return folders
+
+
+def _chosen(
+    results: Sequence[TrainResult],
+    trained: Mapping[ConfigurationName, Path],
+    wanted: SelectOrder,
+    fetched: _Fetched,
+) -> _Chosen:
+    """Compare what can be compared, and keep every trained fold of the best.
+
+    Args:
+        results: To choose from.
+        trained: Folder per configuration.
+        wanted: Says how, and where the model goes.
+        fetched: Brings what was segmented.
+    """
+    names = tuple(dict.fromkeys(result.configuration for result in results))
+    compared = _compared_folds(results, names)
+    if not compared:
+        return _uncompared(results, trained)
     for result in results:
         if result.fold in compared:
-            cases[result.configuration].extend(result.validation)
-    scored = {name: _mean_dice(scores) for name, scores in cases.items()}
-    best = max(scored, key=lambda name: -1.0 if scored[name] is None else float(scored[name] or 0.0))
+            model = trained[result.configuration]
+            fetched.bring(result.files[VALIDATED_FILE], model / VALIDATED_FILE)
+            _unpack(model / VALIDATED_FILE, model)
+    compared_ones = replace(wanted, models=[trained[name] for name in names], folds=compared)
+    found = selection.select(compared_ones, fetched.observer)
+    networks = pipeline.networks_of(wanted.out)
+    for network, name in networks.items():
+        _add_folds(trained[name], network)
+    folds = tuple(result.fold for result in results if result.configuration == next(iter(networks.values())))
+    return _Chosen(wanted.out, tuple(networks.values()), folds, found.dice_postprocessed, found.reason)
+
+
+def _compared_folds(results: Sequence[TrainResult], names: Sequence[ConfigurationName]) -> list[Fold]:
+    """Return the folds that every configuration validated; the first stage of a cascade may have more."""
+    folds: dict[ConfigurationName, list[Fold]] = {name: [] for name in names}
+    for result in results:
+        if result.validation and result.fold != "all" and VALIDATED_FILE in result.files:
+            folds[result.configuration].append(result.fold)
+    return [fold for fold in folds[names[0]] if all(fold in others for others in folds.values())]
+
+
+def _uncompared(results: Sequence[TrainResult], trained: Mapping[ConfigurationName, Path]) -> _Chosen:
+    """Take the configuration whose folds scored best, as far as they scored anything; else the first."""
+    scores: dict[ConfigurationName, list[float]] = {result.configuration: [] for result in results}
+    for result in results:
+        if result.mean_dice is not None:
+            scores[result.configuration].append(result.mean_dice)
+    means = {name: fmean(values) if values else None for name, values in scores.items()}
+    best = max(means, key=lambda name: -1.0 if (mean := means[name]) is None else mean)
     figures = ", ".join(
-        f"{name} {'not measured' if dice is None else f'{dice:.4f}'}" for name, dice in scored.items()
+        f"{name} {'not measured' if mean is None else f'{mean:.4f}'}" for name, mean in means.items()
     )
-    return best, scored[best], f"mean Dice of the validation cases: {figures}"
+    folds = tuple(result.fold for result in results if result.configuration == best)
+    reason = f"there are no segmentations of validation cases to compare; mean Dice of the folds: {figures}"
+    return _Chosen(trained[best], (best,), folds, means[best], reason)
 
 
-def _mean_dice(scores: Iterable[ValidationScore]) -> float | None:
-    """Average over cases per label, then over labels, leaving out what is undefined."""
-    per_label: dict[str, list[float]] = defaultdict(list)
-    for score in scores:
-        for name, dice in score.dice.items():
-            if dice is not None:
-                per_label[name].append(dice)
-    return fmean(fmean(values) for values in per_label.values()) if per_label else None
+def _unpack(validated: Path, model: Path) -> None:
+    """Put what a fold segmented in its validation cases where its model's folder has it."""
+    shutil.unpack_archive(validated, model)
+    validated.unlink()
+
+
+def _add_folds(trained: Path, network: Path) -> None:
+    """Give a model the folds that were not compared as well: that of all cases, or more of an earlier stage."""
+    for folder in trained.glob("fold_*"):
+        if not (network / folder.name).is_dir():
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    link_or_copy(file, network / file.relative_to(trained))
 
 
 def _provenance(order: WorkOrder, payload: SelectPayload, files: Mapping[str, ObjectRef]) -> dict[str, Any]:

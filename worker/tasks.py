@@ -4,6 +4,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from app.payloads import (
+    PROBABILITIES_FILE,
+    UNCERTAINTY_FILE,
     CaseSummary,
     ClassSummary,
     ExportPayload,
@@ -65,7 +67,7 @@ def perform(
         case TrainPayload():
             message = train(order, payload, workspace, observer, conditions)
         case SelectPayload():
-            message = select(order, payload, workspace, observer)
+            message = select(order, payload, workspace, observer, workers=conditions.threads)
         case ImportPayload():
             message = import_model(order, payload, workspace, observer)
         case ExportPayload():
@@ -151,9 +153,14 @@ def predict(
         channel = outbox / f"image_{number:04d}{payload.file_ending}"
         link_or_copy(workspace.store.path(ref), channel)
         channels.append(channel)
-    segmentation = f"segmentation{payload.file_ending}"
-    targets = pipeline.PredictionFiles(outbox / segmentation, outbox / "preview.png")
-    done = pipeline.predict_files(model, channels, targets, observer)
+    choices = payload.choices
+    targets = pipeline.PredictionFiles(
+        outbox / f"segmentation{payload.file_ending}",
+        preview=outbox / "preview.png",
+        probabilities=outbox / PROBABILITIES_FILE if choices.probabilities else None,
+        uncertainty=outbox / UNCERTAINTY_FILE if choices.uncertainty else None,
+    )
+    done = pipeline.predict_files(model, channels, targets, observer, choices.options)
     result = PredictResult(
         files={},
         volumes=done.volumes,
@@ -167,4 +174,4 @@ def predict(
             "versions": versions(),
         },
     )
-    return result_message(result, {segmentation: targets.segmentation, "preview.png": outbox / "preview.png"})
+    return result_message(result, {file.name: file for file in targets.all})

@@ -3,11 +3,22 @@
 import logging
 import shutil
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from app.log import LogFormat
-from app.payloads import Beginning, Checkpoint, TrainPayload, TrainResult, ValidationScore, WorkOrder
+from app.payloads import (
+    VALIDATED_FILE,
+    Beginning,
+    Checkpoint,
+    TrainPayload,
+    TrainResult,
+    ValidationScore,
+    WorkOrder,
+)
 from app.storage import StoreError
 from core import pipeline
 from core.domain.dataset import DatasetDescription
@@ -28,6 +39,7 @@ from core.domain.splits import SPLITS_FILE, Grouping, parse_patients, parse_spli
 from core.domain.training import Split
 from core.errors import TrainingError
 from core.pipeline.cascades import NEXT_STAGE_FOLDER
+from core.pipeline.crossval import REFERENCES_FOLDER, VALIDATION_FOLDER
 from core.plots import PROGRESS_FILE
 from worker.observer import CheckpointObserver, Message, PipeObserver, result_message
 from worker.partner import Shared, Task
@@ -45,6 +57,9 @@ FOLD_FILES = (*MODEL_FILES, PROGRESS_FILE, CHECKPOINT_FILE)
 
 NEXT_STAGE_FILE = "predicted_next_stage.zip"
 """What a fold segmented for later stages of a cascade: a folder per configuration, a file per case."""
+
+COMPRESSED: Final = (".npz", ".gz")
+"""Endings of files that a zip makes no smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,7 @@ def train(
         previous=tuple(before),
         pretrained=_pretrained(payload.beginning, model, workspace, observer),
         goes_further=payload.goes_on_from is not None,
+        save_probabilities=payload.save_probabilities,
     )
     try:
         report = _trained(task, str(order.job_id), conditions, outbox, watched)
@@ -116,7 +132,10 @@ def train(
     files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
     handed_on = model / NEXT_STAGE_FOLDER
     if handed_on.is_dir():
-        files[NEXT_STAGE_FILE] = _packed(handed_on, outbox / NEXT_STAGE_FILE)
+        files[NEXT_STAGE_FILE] = _packed(handed_on, handed_on.rglob("*"), outbox / NEXT_STAGE_FILE)
+    if report.metric_per_case:
+        paths = chain((folder / VALIDATION_FOLDER).iterdir(), (model / REFERENCES_FOLDER).iterdir())
+        files[VALIDATED_FILE] = _packed(model, paths, outbox / VALIDATED_FILE)
     files |= {name: model / name for name in (MODEL_FILE, SPLITS_FILE) if (model / name).is_file()}
     return result_message(result, files)
 
@@ -181,11 +200,12 @@ def _segmented_before(
     return folders
 
 
-def _packed(folder: Path, archive: Path) -> Path:
-    """Pack a folder into a zip, compressed a little: label maps shrink by a lot."""
+def _packed(folder: Path, paths: Iterable[Path], archive: Path) -> Path:
+    """Pack files of a folder into a zip, compressed a little, those that are not yet: label maps shrink by a lot."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            packed.write(file, file.relative_to(folder))
+        for file in sorted(path for path in paths if path.is_file()):
+            is_compressed = file.name.endswith(COMPRESSED)
+            packed.write(file, file.relative_to(folder), zipfile.ZIP_STORED if is_compressed else None)
     return archive
 
 

@@ -74,6 +74,7 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
     moments = _moments()
     trains: dict[str, list[Job]] = {}
     ended_at = checkpoints_of(session, plan.continues)
+    ensembling = request.ensembling and len(result.configurations) > 1
     for stage in stages(result, request.folds, request.numbered_folds):
         beginning = plan.beginning
         if stage.name not in result.configurations:
@@ -100,6 +101,7 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
                 settings=request.all_settings,
                 beginning=beginning,
                 goes_on_from=ended_at.get((stage.name, fold)),
+                save_probabilities=ensembling and stage.name in result.configurations,
             )
             train = create(session, child(parent, payload, JobState.WAITING, next(moments)))
             for need in (preprocess, *trains.get(stage.previous or "", ())):
@@ -112,6 +114,7 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
         fingerprint=result.files["dataset_fingerprint.json"],
         configurations=result.configurations,
         previous_stages={one.name: one.previous_stage for one in result.planned if one.previous_stage},
+        ensembling=ensembling,
     )
     select_job = create(session, child(parent, last, JobState.WAITING, next(moments)))
     for jobs in trains.values():

@@ -1,5 +1,6 @@
 """Trained models: import, list, read, delete."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -150,7 +151,7 @@ def remove(resources: Resources, model_id: UUID) -> None:
             exports = list(session.scalars(select(ModelExport.id).where(ModelExport.model_id == model_id)))
             for thing in (model_id, *exports):
                 forget(session, thing)
-            _forget_files(session, model, keys)
+            forget_files(session, model.training_id, keys)
             session.execute(delete(ModelExport).where(ModelExport.model_id == model_id))
             session.execute(delete(Job).where(Job.model_id == model_id))
             model.state, model.files, model.archive_key = "deleted", {}, None
@@ -259,13 +260,9 @@ def _objects_of(session: Session, model: TrainedModel) -> list[str]:
     return sorted({*keys, *(key for key in (model.archive_key, *exported) if key is not None)})
 
 
-def _forget_files(session: Session, model: TrainedModel, keys: list[str]) -> None:
-    """Let the jobs of a model's training name no object that is deleted."""
-    if model.training_id is None:
-        return
-    made = select(Job).where(
-        Job.training_id == model.training_id, Job.kind.in_((JobKind.TRAIN, JobKind.SELECT))
-    )
+def forget_files(session: Session, training_id: UUID | None, keys: Collection[str]) -> None:
+    """Let the jobs of a training name no object that is deleted."""
+    made = select(Job).where(Job.training_id == training_id, Job.kind.in_((JobKind.TRAIN, JobKind.SELECT)))
     for job in session.scalars(made.options(undefer(Job.result)).with_for_update(key_share=True)):
         if job.result is not None:
             files = {name: ref for name, ref in job.result["files"].items() if ref["key"] not in keys}

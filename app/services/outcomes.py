@@ -1,10 +1,11 @@
 """What the end of a job means for the thing that it was about: dataset, plan, training, model or prediction."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from app.db.base import now
 from app.db.models import (
@@ -21,6 +22,10 @@ from app.db.models import (
 from app.errors import ConflictError
 from app.jobs import JobKind, JobState, problem_document
 from app.payloads import (
+    PROBABILITIES_FILE,
+    PROPERTIES_FILE,
+    UNCERTAINTY_FILE,
+    VALIDATED_FILE,
     ExportPayload,
     ExportResult,
     ImportResult,
@@ -199,10 +204,24 @@ def _record_model(session: Session, job: Job, result: SelectResult) -> None:
         mean_dice=result.mean_dice,
         reason=result.reason,
         image=None if result.image is None else result.image.to_json(),
-        files={path: ref.to_json() for path, ref in result.files.items()},
+        files={path: ref.to_json() for path, ref in {**result.reused, **_by_path(result)}.items()},
     )
     session.add(model)
     aliases.number(session, model)
+    _let_go_of_validated(session, training.id)
+
+
+def _let_go_of_validated(session: Session, training_id: UUID) -> None:
+    """Delete what the folds of a training segmented in their validation cases; the choice is made."""
+    trained = select(Job).where(Job.training_id == training_id, Job.kind == JobKind.TRAIN)
+    results = [job.result or {} for job in session.scalars(trained.options(undefer(Job.result)))]
+    keys = [
+        result["files"][VALIDATED_FILE]["key"]
+        for result in results
+        if VALIDATED_FILE in result.get("files", {})
+    ]
+    models.forget_files(session, training_id, keys)
+    session.execute(delete(StoredObject).where(StoredObject.key.in_(keys)))
 
 
 def _record_import(session: Session, job: Job, result: ImportResult) -> None:
@@ -217,16 +236,27 @@ def _record_import(session: Session, job: Job, result: ImportResult) -> None:
     model.labels = dict(result.labels)
     model.reason = "; ".join(result.notes)
     model.image = result.image.to_json()
-    model.files = {path: result.files[str(number)].to_json() for number, path in enumerate(result.paths)}
+    model.files = {path: ref.to_json() for path, ref in _by_path(result).items()}
     aliases.number(session, model)
     session.execute(delete(StoredObject).where(StoredObject.key == archive_key))
+
+
+def _by_path(result: SelectResult | ImportResult) -> dict[str, ObjectRef]:
+    """Return the files of a model folder that a job made, by their paths there."""
+    return {path: result.files[str(number)] for number, path in enumerate(result.paths)}
 
 
 def _record_prediction(session: Session, job: Job, result: PredictResult) -> None:
     prediction = session.get_one(Prediction, job.prediction_id)
     prediction.segmentation_key = result.files["segmentation" + prediction.file_ending].key
-    preview = result.files.get("preview.png")
-    prediction.preview_key = None if preview is None else preview.key
+    for column, name in (
+        ("preview_key", "preview.png"),
+        ("probabilities_key", PROBABILITIES_FILE),
+        ("properties_key", PROPERTIES_FILE),
+        ("uncertainty_key", UNCERTAINTY_FILE),
+    ):
+        ref = result.files.get(name)
+        setattr(prediction, column, None if ref is None else ref.key)
     prediction.volumes = dict(result.volumes)
     prediction.timings = dict(result.timings)
     prediction.provenance = result.provenance

@@ -15,7 +15,7 @@ from core.pipeline.data import (
 from core.pipeline.evaluation import evaluate
 from core.pipeline.exchange import export_model, import_model
 from core.pipeline.folders import FolderOptions, FolderOutcome, predict_folder, segment_folder
-from core.pipeline.models import load, opened_model
+from core.pipeline.models import load, networks_of, opened_model
 from core.pipeline.plans import PlanRequest, move_plan, plan, plan_dataset, reader_of
 from core.pipeline.prediction import (
     PredictionFiles,
@@ -52,6 +52,7 @@ __all__ = [
     "is_older",
     "load",
     "move_plan",
+    "networks_of",
     "next_stage_folder",
     "opened_model",
     "plan",

@@ -116,12 +116,19 @@ def _chosen(root: Path, configuration: ConfigurationName | None, named: Path | N
     raise ModelError(f"{shown} holds {how_many} models of configuration {configuration}; it has {known}")
 
 
+def networks_of(folder: Path) -> dict[Path, ConfigurationName]:
+    """Return the folders of a model's networks, its own or those of an ensemble's members, and what each is of.
+
+    Raises:
+        ModelError: A record cannot be used.
+    """
+    return {network: _configuration(network) for network in _members(folder) or [folder]}
+
+
 def _models(root: Path) -> dict[Path, tuple[ConfigurationName, ...]]:
     """Return model folders with the configurations that each has; those within others are parts of them."""
-    if (root / ENSEMBLE_FILE).is_file():
-        return {root: tuple(_configuration(member) for member in _members(root))}
-    if (root / MODEL_FILE).is_file():
-        return {root: (_configuration(root),)}
+    if (root / ENSEMBLE_FILE).is_file() or (root / MODEL_FILE).is_file():
+        return {root: tuple(networks_of(root).values())}
     for level in ("*", "*/*"):
         found: dict[Path, tuple[ConfigurationName, ...]] = {}
         for folder in sorted(root.glob(level)):

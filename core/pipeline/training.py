@@ -24,7 +24,8 @@ from core.io.cases import (
 from core.io.next_stage import load_with_previous
 from core.io.probabilities import KeepPart, probabilities_written, write_properties
 from core.io.readers import write_labels
-from core.pipeline.cascades import hand_on, keep_previous, next_stage_folder
+from core.pipeline.cascades import hand_on, keep_previous, link_or_copy, next_stage_folder
+from core.pipeline.crossval import REFERENCES_FOLDER
 from core.pipeline.data import preprocess
 from core.pipeline.model_folder import require_same_model, write_model
 from core.pipeline.splits import Wanted, choose_splits, keep_splits, references_of, split_of_fold
@@ -239,7 +240,8 @@ def validate(
     """Segment the validation cases of a trained fold and score them against the references of the dataset.
 
     Each process segments its share of the cases, and the first one scores all of them. What later stages of a
-    cascade refine is written for them too. A fold without validation cases gets no summary.
+    cascade refine is written for them too. A fold without validation cases gets no summary. The references are
+    kept in the model's folder, for comparisons with other models.
 
     Raises:
         DatasetError: The dataset lacks cases.
@@ -269,6 +271,8 @@ def validate(
     pairs = [FilePair(target, references[case_id]) for case_id, target in targets.items()]
     report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, QuietObserver(observer))
     write_summary(report, folder)
+    for case_id, reference in references.items():
+        link_or_copy(reference, order.model / REFERENCES_FOLDER / targets[case_id].name)
     ranks.wait()
     observer.report(Progress(stage="validate", done=len(own), total=len(own)))
     return report

@@ -16,6 +16,7 @@ from app.db.clock import clock
 from app.db.models import Dataset, Job
 from app.jobs import JobKind, JobState, Lane, Urgency
 from app.payloads import (
+    VALIDATED_FILE,
     CaseSummary,
     ClassSummary,
     ExpectedImage,
@@ -314,7 +315,7 @@ def _plan_result(taken: Claim) -> PlanResult:
 def _train_result(taken: Claim) -> TrainResult:
     assert isinstance(taken.order.payload, TrainPayload)
     return TrainResult(
-        files={"weights.safetensors": stored(taken, "weights.safetensors")},
+        files={name: stored(taken, name) for name in ("weights.safetensors", VALIDATED_FILE)},
         configuration=taken.order.payload.configuration,
         fold=taken.order.payload.fold,
         mean_dice=0.8,
@@ -325,7 +326,9 @@ def _train_result(taken: Claim) -> TrainResult:
 def _select_result(taken: Claim) -> SelectResult:
     first = taken.order.trained[0]
     return SelectResult(
-        files={"dataset.json": stored(taken, "dataset.json"), **first.files},
+        files={"0": stored(taken, "0")},
+        paths=("dataset.json",),
+        reused={name: ref for name, ref in first.files.items() if name != VALIDATED_FILE},
         configuration=first.configuration,
         folds=tuple(one.fold for one in taken.order.trained if one.configuration == first.configuration),
         mean_dice=0.8,

@@ -1,14 +1,15 @@
 """The jobs of a training: what waits for what, what one's end means for the others and for the parent."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
 from app.db.base import transaction
-from app.db.models import Job, TrainedModel
+from app.db.models import Job, StoredObject, TrainedModel
 from app.jobs import JobKind, JobState
-from app.payloads import PlannedConfiguration, PlanResult, SelectPayload, TrainPayload
+from app.payloads import VALIDATED_FILE, PlannedConfiguration, PlanResult, SelectPayload, TrainPayload
 from app.services import jobs, stages, steering
 from app.services.resources import Resources
 from core.domain.training import Fold
@@ -114,6 +115,37 @@ def test_a_training_goes_through_to_its_model(resources: Resources) -> None:
     assert parent.state is JobState.SUCCEEDED
     assert parent.result == {"training_id": str(submission.id), "model_id": str(model.id)}
     assert (model.name, model.channels, model.folds) == ("Ours", ["MRI"], [0, 1])
+
+
+def test_what_folds_segmented_is_kept_until_the_model_is_there(resources: Resources) -> None:
+    dataset_id = playing.ready_dataset(resources)
+    submission = playing.training(resources, dataset_id, configurations=["2d", "3d_fullres"], folds=[0, 1])
+
+    payloads = [one.order.payload for one in playing.play_all(resources.sessions)]
+
+    wanted = [one for one in payloads if isinstance(one, TrainPayload)]
+    assert [one.save_probabilities for one in wanted] == [True] * 4
+    assert [one.ensembling for one in payloads if isinstance(one, SelectPayload)] == [True]
+    with transaction(resources.readers) as session:
+        known = set(session.scalars(select(StoredObject.key)))
+    assert any(key.endswith("weights.safetensors") for key in known)
+    assert not [key for key in known if key.endswith(VALIDATED_FILE)]
+    with transaction(resources.readers) as session:
+        trained = select(Job.result).where(Job.kind == JobKind.TRAIN, Job.parent_id == submission.job_id)
+        results = list(session.scalars(trained))
+    assert [set(result["files"]) for result in results] == [{"weights.safetensors"}] * 4
+
+
+@pytest.mark.parametrize(
+    "body", [{"configurations": ["2d"]}, {"configurations": ["2d", "3d_fullres"], "ensembling": False}]
+)
+def test_probabilities_are_kept_only_for_ensembles(resources: Resources, body: dict[str, Any]) -> None:
+    playing.training(resources, playing.ready_dataset(resources), folds=[0], **body)
+
+    payloads = [one.order.payload for one in playing.play_all(resources.sessions)]
+
+    assert not any(one.save_probabilities for one in payloads if isinstance(one, TrainPayload))
+    assert not any(one.ensembling for one in payloads if isinstance(one, SelectPayload))
 
 
 def test_the_parent_runs_while_its_children_do(resources: Resources) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.errors import DeviceError
-from core.network.device import choose_device, choose_precision, has_amx
+from core.network.device import bf16_units, choose_device, choose_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -10,7 +10,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_precision_is_chosen_by_the_device_with_a_reason() -> None:
     chosen = choose_precision("auto", CPU)
 
-    assert chosen.name == ("bf16" if has_amx() else "fp32")
+    assert chosen.name == ("fp32" if bf16_units() is None else "bf16")
     assert chosen.reason
     assert choose_precision("auto", GPU).name == "fp16"
 

@@ -276,8 +276,8 @@ def test_what_was_trained_here_can_be_selected_and_predict(tmp_path: Path) -> No
         for fold in (0, 1):
             train(order_of(raw, cascade_plan(), f"3d_{name}res", tmp_path / name, fold))
     order = SelectOrder(
-        [tmp_path / "low", tmp_path / "full"], tmp_path / "best", raw / "labelsTr", ensembling=False
-    )
+        [tmp_path / "low", tmp_path / "full"], tmp_path / "best", ensembling=False
+    )  # The references are those that the trainings left.
 
     selection = select(order, SilentObserver())
 
