@@ -14,22 +14,19 @@ import argparse
 import copy
 import json
 import math
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its customary name
-from service import Client, running_service
 
 from benchmarks.figures import machine, print_table
-from tests.factories import Recipe, make_dataset, zip_folder
+from benchmarks.rest import STRUCTURES, Bench, Json, held_out_dice, serving, train, upload
+from tests.factories import Recipe, make_dataset
 
 TRAINED, HELD_OUT = 15, 3
 """Cases of each dataset."""
@@ -52,33 +49,6 @@ IGNORE = 3
 
 PLAN = "small"
 
-STRUCTURES: Mapping[str, tuple[int, ...]] = {"first": (1,), "second": (2,), "both": (1, 2)}
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A running service, the dataset that all others are made from, and how long each network is trained."""
-
-    client: Client
-    http: httpx.Client
-    folder: Path
-    raw: Path
-    length: Json
-    uploaded: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def cases(self) -> list[str]:
-        """Identifiers of all cases; the last ones are held out."""
-        names = sorted(file.name.removesuffix(self.ending) for file in (self.raw / "labelsTr").iterdir())
-        return names[: TRAINED + HELD_OUT]
-
-    @property
-    def ending(self) -> str:
-        """Of the files."""
-        return str(json.loads((self.raw / "dataset.json").read_text())["file_ending"])
-
 
 def main() -> None:
     """Train each feature beside the same without it, and print the Dice of both."""
@@ -93,17 +63,14 @@ def main() -> None:
         folder = Path(temporary)
         raw = chosen.raw or _made(folder / "made")
         settings = {"SEG_THREADS": "2"}
-        with (
-            running_service(folder / "data", folder / "log", settings) as address,
-            httpx.Client(base_url=address, timeout=60) as http,
-        ):
+        with serving(folder, settings) as (client, http):
             length = {
                 "epochs": chosen.epochs,
                 "iterations_per_epoch": chosen.iterations,
                 "seed": 1,
                 "settings": QUICK,
             }
-            bench = Bench(Client(http), http, folder, raw, length)
+            bench = Bench(client, http, folder, raw, TRAINED, HELD_OUT, length)
             for name in chosen.only:
                 for row in WAYS[name](bench):
                     rows.append({"feature": name, **row})
@@ -120,15 +87,15 @@ def _made(folder: Path) -> Path:
 def regions(bench: Bench) -> list[Json]:
     """Both structures as one region, the second within it, against one label each."""
     together = {"background": 0, "both": [1, 2], "second": 2}
-    _upload(bench, "regions", description={"labels": together, "regions_class_order": [1, 2]})
+    upload(bench, "regions", description={"labels": together, "regions_class_order": [1, 2]})
     return [_plain(bench), _row(bench, "with regions", "regions")]
 
 
 def ignore_label(bench: Bench) -> list[Json]:
     """One slice of several is annotated: the others ignored, or taken for background, or annotated as well."""
     labels = {**_labels(bench), "ignore": IGNORE}
-    _upload(bench, "ignore", description={"labels": labels}, annotate=lambda zyx: _sparse(zyx, IGNORE))
-    _upload(bench, "background", annotate=lambda zyx: _sparse(zyx, 0))
+    upload(bench, "ignore", description={"labels": labels}, annotate=lambda zyx: _sparse(zyx, IGNORE))
+    upload(bench, "background", annotate=lambda zyx: _sparse(zyx, 0))
     return [
         _plain(bench, "all slices annotated"),
         _row(bench, "a quarter of the slices, the others ignored", "ignore"),
@@ -138,7 +105,7 @@ def ignore_label(bench: Bench) -> list[Json]:
 
 def cascade(bench: Bench) -> list[Json]:
     """A patch of an eighth of the image alone, and with what the same network saw of it at half the resolution."""
-    _upload(bench, "cascade")
+    upload(bench, "cascade")
     plan = _keep_plan(bench, "cascade", edit=_with_cascade)
     halves = [bench.cases[:TRAINED:2], bench.cases[1:TRAINED:2]]
     splits = [{"train": halves[1], "val": halves[0]}, {"train": halves[0], "val": halves[1]}]
@@ -151,8 +118,8 @@ def cascade(bench: Bench) -> list[Json]:
 
 def fine_tuning(bench: Bench) -> list[Json]:
     """A few cases and a third of the epochs: weights drawn, and weights of a network that saw other cases."""
-    _upload(bench, "many", cases=bench.cases[FEW:TRAINED])
-    _upload(bench, "few", cases=bench.cases[:FEW])
+    upload(bench, "many", cases=bench.cases[FEW:TRAINED])
+    upload(bench, "few", cases=bench.cases[:FEW])
     short = {"folds": ["all"], "epochs": max(1, bench.length["epochs"] // 3)}
     source = _trained(bench, "many", {"folds": ["all"]})
     pretrained = {"pretrained": {"model_id": source["model_id"]}}
@@ -164,7 +131,7 @@ def fine_tuning(bench: Bench) -> list[Json]:
 
 def residual_encoder(bench: Bench) -> list[Json]:
     """The planner for residual encoders, with as many features per stage."""
-    _upload(bench, "plain")
+    upload(bench, "plain")
     plan = _keep_plan(bench, "plain", preset="resenc_m")
     return [_plain(bench), _row(bench, "residual encoder", "plain", {"plan": plan})]
 
@@ -184,7 +151,7 @@ PLAIN: dict[Path, Json] = {}
 def _plain(bench: Bench, job: str = "without") -> Json:
     """Return the row of the dataset as it is."""
     if bench.folder not in PLAIN:
-        _upload(bench, "plain")
+        upload(bench, "plain")
         PLAIN[bench.folder] = _row(bench, job, "plain")
     return {**PLAIN[bench.folder], "job": job}
 
@@ -194,7 +161,7 @@ def _row(bench: Bench, job: str, dataset: str, request: Json | None = None) -> J
     started = time.monotonic()
     training = _trained(bench, dataset, request or {})
     seconds = time.monotonic() - started
-    found = [_dice(bench, training["model_id"], case) for case in bench.cases[-HELD_OUT:]]
+    found = held_out_dice(bench, training["model_id"])
     means = {name: round(statistics.fmean(one[name] for one in found), 3) for name in STRUCTURES}
     return {"job": job, "configuration": training["configuration"], **means, "seconds": round(seconds)}
 
@@ -210,9 +177,7 @@ def _trained(bench: Bench, dataset: str, request: Json) -> Json:
     known = {**bench.length, **known, **request}
     if known["plan"] == PLAN:
         _keep_plan(bench, dataset)
-    accepted = bench.client.train(known)
-    bench.client.follow(accepted["job_id"], lambda _job: None)
-    return bench.client.get(f"/trainings/{accepted['id']}")
+    return train(bench, known)
 
 
 def _keep_plan(
@@ -265,68 +230,11 @@ def _labels(bench: Bench) -> Json:
     return dict(json.loads((bench.raw / "dataset.json").read_text())["labels"])
 
 
-def _upload(
-    bench: Bench,
-    name: str,
-    *,
-    cases: Sequence[str] | None = None,
-    description: Json | None = None,
-    annotate: Callable[[Any], Any] | None = None,
-) -> None:
-    """Send some cases of the dataset, annotated otherwise if need be, unless they are there already."""
-    if name in bench.uploaded:
-        return
-    folder = bench.folder / name
-    chosen = cases or bench.cases[:TRAINED]
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    for case in chosen:
-        for image in (bench.raw / "imagesTr").glob(f"{case}_????{bench.ending}"):
-            shutil.copyfile(image, folder / "imagesTr" / image.name)
-        label: Any = sitk.ReadImage(str(bench.raw / "labelsTr" / f"{case}{bench.ending}"))
-        written: Any = label
-        if annotate is not None:
-            written = sitk.GetImageFromArray(annotate(sitk.GetArrayFromImage(label)))
-            written.CopyInformation(label)
-        sitk.WriteImage(written, str(folder / "labelsTr" / f"{case}{bench.ending}"))
-    known = json.loads((bench.raw / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(
-        json.dumps({**known, "numTraining": len(chosen), **(description or {})})
-    )
-    accepted = bench.client.upload_dataset(
-        name, zip_folder(folder, bench.folder / f"{name}.zip", inside=name)
-    )
-    bench.client.follow(accepted["job_id"], lambda _job: None)
-    bench.uploaded[name] = accepted["id"]
-
-
 def _sparse(labels_zyx: Any, other: int) -> Any:
     """Keep the annotation of every so many slices."""
     sparse_zyx = np.full_like(labels_zyx, other)
     sparse_zyx[::ANNOTATED_EVERY] = labels_zyx[::ANNOTATED_EVERY]
     return sparse_zyx
-
-
-def _dice(bench: Bench, model_id: str, case: str) -> dict[str, float]:
-    """Have one image segmented, and compare with its reference."""
-    images = tuple(sorted((bench.raw / "imagesTr").glob(f"{case}_????{bench.ending}")))
-    accepted = bench.client.predict(model_id, images)
-    bench.client.follow(accepted["job_id"], lambda _job: None)
-    target = bench.client.download(
-        f"/predictions/{accepted['id']}/segmentation", bench.folder / f"segmentation{bench.ending}"
-    )
-    found_zyx, reference_zyx = (
-        sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        for path in (target, bench.raw / "labelsTr" / f"{case}{bench.ending}")
-    )
-    return {name: _overlap(found_zyx, reference_zyx, values) for name, values in STRUCTURES.items()}
-
-
-def _overlap(found_zyx: Any, reference_zyx: Any, values: Sequence[int]) -> float:
-    """Return the Dice of a structure; 1 where it is in neither."""
-    found, reference = np.isin(found_zyx, values), np.isin(reference_zyx, values)
-    total = int(found.sum() + reference.sum())
-    return 1.0 if total == 0 else 2 * int((found & reference).sum()) / total
 
 
 if __name__ == "__main__":
