@@ -1,13 +1,11 @@
-"""Routes of predictions: send an image, read the result, its label map and its picture."""
+"""Routes of predictions: send an image, read the result, its label map, its picture, and what else was asked for."""
 
-import re
 from datetime import datetime
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -15,60 +13,26 @@ from app.api import problems, waiting
 from app.api.deps import BaseDep, Body, IdempotencyDep, NoQuery, ResourcesDep, SessionDep, settings_of
 from app.api.files import sent_file
 from app.api.jobs import ProgressView, view_of
-from app.api.uploads import Expected, Part, Upload, received
+from app.api.prediction_form import EXPECTED, UPLOAD_BODY, PredictQuery, request_of
+from app.api.uploads import received
 from app.api.waiting import Accepted
-from app.errors import NotAcceptableError, RequestError, UnsupportedMediaError
-from app.jobs import JobState, Urgency
-from app.services import aliases, predictions
-from app.services.aliases import FORMS, LONGEST_REFERENCE, ModelReference, reference_of
+from app.errors import NotAcceptableError, UnsupportedMediaError
+from app.jobs import JobState
+from app.requests import PredictionChoices
+from app.services import predictions
+from app.services.aliases import reference_of
 from app.services.following import JobStatus
-from app.services.formats import MEDIA_TYPES, file_ending
+from app.services.formats import MEDIA_TYPES
 from app.services.predictions import PredictionRequest, PredictionStatus
 from app.services.resources import Resources, Submission
 
 router = APIRouter(tags=["predictions"])
-
-EXPECTED = Expected(
-    raw_field="image",
-    files=re.compile(r"image(_\d{4})?"),
-    texts=("model", "urgency"),
-    hint="send the field `image` once per channel, in the model's order, or `image_0000`, `image_0001` …",
-)
 
 TEXT_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded", "text/html"})
 """What no image is declared as; curl declares the second when it is told nothing."""
 
 FILE_TYPES = frozenset({"application/gzip", "application/x-gzip"})
 """An Accept header that asks for the label map itself."""
-
-UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "model": {"type": "string", "description": f"It is {FORMS}."},
-                        "urgency": {"type": "string", "enum": list(get_args(Urgency))},
-                    },
-                }
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-
-
-class PredictQuery(Body):
-    """Which model, and whether a person waits; may stand here, must if the body is the image itself."""
-
-    model: Annotated[str, Field(max_length=LONGEST_REFERENCE)] | None = None
-    """Its id, or `name:version`, or `name@alias`."""
-    urgency: Urgency | None = None
-    """`interactive`, the default, goes before `batch`."""
 
 
 class PredictionView(Body):
@@ -83,6 +47,8 @@ class PredictionView(Body):
     """Its name and version: `liver:3`."""
     file_ending: str
     """Of the image, and of the segmentation."""
+    options: PredictionChoices
+    """What was asked for, with the defaults filled in; `provenance` says which folds and precision that meant."""
     volumes: dict[str, float] | None
     """Millilitres per label or region; empty for a 2D image."""
     timings: dict[str, float] | None
@@ -105,13 +71,13 @@ async def predict(
     """Segment an image; with `Prefer: wait=N` and `Accept: application/gzip`, the answer is the .nii.gz."""
     _require_image_type(request)
     async with received(request, resources.store, settings_of(request).max_upload_bytes, EXPECTED) as upload:
-        wanted = _wanted(query, upload)
+        wanted = request_of(query, upload)
         _require_acceptable(request, wanted.ending)
         key = waiting.request_key(idempotency_key, "POST /predict", _content_of(wanted))
         submission = await run_in_threadpool(predictions.submit, resources, wanted, key)
     if _wants_file(request) and waiting.wait_of(request) is not None:
-        return await _file_or_status(request, resources, submission, base)
-    return await waiting.respond(request, base, submission, _accepted(submission, base))
+        return await _file_or_status(request, resources, submission, base, wanted.choices)
+    return await waiting.respond(request, base, submission, _accepted(submission, base, wanted.choices))
 
 
 @router.get("/predictions/{prediction_id}", dependencies=[NoQuery])
@@ -134,6 +100,27 @@ def get_preview(request: Request, resources: ResourcesDep, prediction_id: UUID) 
     return sent_file(request, predictions.preview(resources, prediction_id), f"{prediction_id}", "inline")
 
 
+@router.get("/predictions/{prediction_id}/probabilities", dependencies=[NoQuery], response_class=FileResponse)
+def get_probabilities(request: Request, resources: ResourcesDep, prediction_id: UUID) -> Response:
+    """Load the probabilities, if `probabilities=true` was sent: an npz whose one array has the heads first."""
+    found = predictions.chosen_file(resources, prediction_id, predictions.PROBABILITIES)
+    return sent_file(request, found, f"{prediction_id}", "attachment")
+
+
+@router.get("/predictions/{prediction_id}/properties", dependencies=[NoQuery], response_class=FileResponse)
+def get_properties(request: Request, resources: ResourcesDep, prediction_id: UUID) -> Response:
+    """Load where the case lies, which nnU-Net's tools read beside its probabilities: a pickle."""
+    found = predictions.chosen_file(resources, prediction_id, predictions.PROPERTIES)
+    return sent_file(request, found, f"{prediction_id}", "attachment")
+
+
+@router.get("/predictions/{prediction_id}/uncertainty", dependencies=[NoQuery], response_class=FileResponse)
+def get_uncertainty(request: Request, resources: ResourcesDep, prediction_id: UUID) -> Response:
+    """Load the map of uncertainty, 0 to 1, if `uncertainty=true` was sent: a .nii.gz where the image lies."""
+    found = predictions.chosen_file(resources, prediction_id, predictions.UNCERTAINTY)
+    return sent_file(request, found, f"{prediction_id}", "attachment")
+
+
 def _require_image_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in TEXT_TYPES:
@@ -143,68 +130,11 @@ def _require_image_type(request: Request) -> None:
         )
 
 
-def _wanted(query: PredictQuery, upload: Upload) -> PredictionRequest:
-    """Put together what the address and the form say."""
-    parts = _in_order(upload.parts)
-    return PredictionRequest(
-        model=_model_of(query, upload),
-        images=[part.file for part in parts],
-        ending=_common_ending(parts),
-        urgency=_urgency_of(query, upload),
-    )
-
-
 def _content_of(wanted: PredictionRequest) -> dict[str, object]:
-    """Return what makes two requests the same; how urgent they are does not."""
+    """Return what makes two requests the same; how urgent they are does not, nor a default that is named."""
     hashes = [image.sha256 for image in wanted.images]
-    return {"model": str(wanted.model), "images": hashes, "ending": wanted.ending}
-
-
-def _urgency_of(query: PredictQuery, upload: Upload) -> Urgency:
-    """Return what the query or the form says; interactive if neither does."""
-    sent = upload.texts.get("urgency", query.urgency or "interactive")
-    if query.urgency not in (None, sent):
-        raise RequestError("the address and the form name different urgencies; name one")
-    for urgency in get_args(Urgency):
-        if sent == urgency:
-            return cast("Urgency", urgency)
-    raise RequestError(f"`urgency` must be one of {', '.join(get_args(Urgency))}")
-
-
-def _model_of(query: PredictQuery, upload: Upload) -> ModelReference:
-    """Return the model that the query or the form names.
-
-    Raises:
-        RequestError: Neither does, or both do differently, or what they say is no name of a model.
-    """
-    named = [aliases.parsed(one) for one in (upload.texts.get("model"), query.model) if one is not None]
-    if not named:
-        raise RequestError(f"no model is named; send the form field `model`, or ?model= with {FORMS}")
-    if named[0] != named[-1]:
-        raise RequestError("the address and the form name different models; name one")
-    return named[0]
-
-
-def _in_order(parts: list[Part]) -> list[Part]:
-    """Sort the files by channel: as sent, or by the numbers in their field names."""
-    numbered = [part for part in parts if part.field != "image"]
-    if not numbered:
-        return parts
-    ordered = sorted(parts, key=lambda part: part.field)
-    wanted = [f"image_{number:04d}" for number in range(len(parts))]
-    if [part.field for part in ordered] != wanted:
-        raise RequestError(f"the fields must be {', '.join(wanted)}, each once; or name all of them `image`")
-    return ordered
-
-
-def _common_ending(parts: list[Part]) -> str:
-    """Tell the format of the image; its channels must share it."""
-    endings = [file_ending(part.name, part.file.head) for part in parts]
-    if len(set(endings)) > 1:
-        raise RequestError(
-            f"the channels have different formats ({', '.join(endings)}); send all in the same one"
-        )
-    return endings[0]
+    chosen = wanted.choices.model_dump(exclude_defaults=True)
+    return {"model": str(wanted.model), "images": hashes, "ending": wanted.ending, **chosen}
 
 
 def _accepts(request: Request) -> frozenset[str]:
@@ -229,7 +159,7 @@ def _require_acceptable(request: Request, ending: str) -> None:
 
 
 async def _file_or_status(
-    request: Request, resources: Resources, submission: Submission, base: str
+    request: Request, resources: Resources, submission: Submission, base: str, choices: PredictionChoices
 ) -> Response:
     """Answer with the label map if it is there in time, with the job's problem if it failed, else 202."""
     seconds = waiting.wait_of(request)
@@ -243,10 +173,10 @@ async def _file_or_status(
             return response
     elif status.has_ended:
         return problems.from_document(status.job.error or {})
-    return await waiting.respond(request, base, submission, _accepted(submission, base))
+    return await waiting.respond(request, base, submission, _accepted(submission, base, choices))
 
 
-def _accepted(submission: Submission, base: str) -> Any:
+def _accepted(submission: Submission, base: str, choices: PredictionChoices) -> Any:
     """Return how a submitted prediction is described."""
 
     def view(_session: Session, status: JobStatus) -> Accepted:
@@ -254,7 +184,7 @@ def _accepted(submission: Submission, base: str) -> Any:
             id=submission.id,
             state=status.job.state,
             job_id=submission.job_id,
-            links=_links(submission.id, submission.job_id, base),
+            links=_links(submission.id, submission.job_id, base, choices),
             error=status.job.error,
         )
 
@@ -263,6 +193,7 @@ def _accepted(submission: Submission, base: str) -> Any:
 
 def _view(found: PredictionStatus, base: str) -> PredictionView:
     prediction, job = found.prediction, found.status.job
+    choices = predictions.choices_of(prediction)
     return PredictionView(
         id=prediction.id,
         state=job.state,
@@ -270,6 +201,7 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
         model_id=prediction.model_id,
         model=reference_of(prediction.model),
         file_ending=prediction.file_ending,
+        options=choices,
         volumes=prediction.volumes,
         timings=prediction.timings,
         provenance=prediction.provenance,
@@ -277,7 +209,7 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
         error=job.error,
         created_at=prediction.created_at,
         links={
-            **_links(prediction.id, job.id, base),
+            **_links(prediction.id, job.id, base, choices),
             **(
                 {}
                 if prediction.model.state == "deleted"
@@ -287,11 +219,16 @@ def _view(found: PredictionStatus, base: str) -> PredictionView:
     )
 
 
-def _links(prediction_id: UUID, job_id: UUID, base: str) -> dict[str, str]:
+def _links(prediction_id: UUID, job_id: UUID, base: str, choices: PredictionChoices) -> dict[str, str]:
     own = f"{base}/predictions/{prediction_id}"
-    return {
+    links = {
         "self": own,
         "job": f"{base}/jobs/{job_id}",
         "segmentation": f"{own}/segmentation",
         "preview": f"{own}/preview.png",
     }
+    if choices.probabilities:
+        links |= {"probabilities": f"{own}/probabilities", "properties": f"{own}/properties"}
+    if choices.uncertainty:
+        links["uncertainty"] = f"{own}/uncertainty"
+    return links

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from app.requests import NAME_PATTERN, PLAN_NAME_PATTERN
+from app.requests import FOLDS_PATTERN, NAME_PATTERN, PLAN_NAME_PATTERN
 
 Fault = Mapping[str, Any]
 """What pydantic says of one field: type, loc, msg, input, ctx."""
@@ -15,6 +15,7 @@ LONGEST_SHOWN = 60
 PATTERNS: Mapping[str, str] = {
     PLAN_NAME_PATTERN: "a text that begins with a letter or digit and goes on with letters, digits, '.', '_' or '-'",
     NAME_PATTERN: "a text without control characters",
+    FOLDS_PATTERN: "folds like 0,1,4 or all",
 }
 
 WHOLE, NUMBER, TEXT, LIST = "a whole number", "a number", "a text", "a list"

@@ -288,8 +288,14 @@ class Prediction(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     model_id: Mapped[UUID] = mapped_column(ForeignKey("trained_model.id"), index=True)
     file_ending: Mapped[str]
+    choices: Mapped[dict[str, Any] | None]
+    """`app.requests.PredictionChoices`; null, for the defaults, where an earlier release took the request."""
     segmentation_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     preview_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    probabilities_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    properties_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
+    """Where the case lies whose probabilities those are."""
+    uncertainty_key: Mapped[str | None] = mapped_column(ForeignKey("stored_object.key"))
     volumes: Mapped[dict[str, Any] | None]
     timings: Mapped[dict[str, Any] | None]
     provenance: Mapped[dict[str, Any] | None]

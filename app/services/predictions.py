@@ -1,7 +1,9 @@
 """Predictions: send an image to a model, read what came back."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -11,7 +13,8 @@ from app.db.base import transaction
 from app.db.models import Job, Prediction, StoredObject, TrainedModel
 from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import BATCH, FINAL_STATES, INTERACTIVE, JobKind, JobState, Urgency
-from app.payloads import ObjectRef, PredictPayload
+from app.payloads import UNCERTAINTY_FILE, ObjectRef, PredictPayload
+from app.requests import PredictionChoices
 from app.services import aliases, following, graph, models
 from app.services.aliases import ModelReference
 from app.services.following import JobStatus
@@ -19,6 +22,14 @@ from app.services.formats import MEDIA_TYPES
 from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
+from core.domain.ensemble import MEMBERS_FOLDER
+from core.domain.model import WEIGHTS_FILE
+from core.domain.training import Fold
+
+WEIGHTS: Final = re.compile(
+    rf"(?:{MEMBERS_FOLDER}/(?P<member>[^/]+)/)?fold_(?P<fold>\d+|all)/{re.escape(WEIGHTS_FILE)}"
+)
+"""Weights in a model's folder that may be chosen; those of stages before a cascade's last are all used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,30 @@ class PredictionRequest:
     ending: str
     """Of all of them."""
     urgency: Urgency = "interactive"
+    choices: PredictionChoices = field(default_factory=PredictionChoices)
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A file that there is only where it was asked for."""
+
+    choice: str
+    """By which name of `PredictionChoices`."""
+    column: str
+    """Of `Prediction`; holds its key."""
+    media_type: str
+    ending: str
+    """Of the name under which it is sent."""
+
+
+PROBABILITIES: Final = Extra("probabilities", "probabilities_key", "application/octet-stream", ".npz")
+"""As nnU-Net keeps them, heads first; an npz."""
+
+PROPERTIES: Final = Extra("probabilities", "properties_key", "application/octet-stream", ".pkl")
+"""Where the case lies whose probabilities those are; a pickle, in nnU-Net's words."""
+
+UNCERTAINTY: Final = Extra("uncertainty", "uncertainty_key", "application/gzip", f"_{UNCERTAINTY_FILE}")
+"""A map of where folds and mirrorings are unsure or disagree."""
 
 
 def submit(resources: Resources, request: PredictionRequest, key: RequestKey | None) -> Submission:
@@ -52,11 +87,10 @@ def submit(resources: Resources, request: PredictionRequest, key: RequestKey | N
     Raises:
         NotFoundError: There is no such model, version or alias.
         ConflictError: The model is being imported, or could not be.
-        RequestError: The model takes another number of channels, or the key was used otherwise.
+        RequestError: The model takes another number of channels or lacks a fold, or the key was used otherwise.
     """
     with transaction(resources.readers) as session:
-        model = models.find_ready(session, aliases.resolve(session, request.model))
-        _require_channels(model, len(request.images))
+        _require_fit(models.find_ready(session, aliases.resolve(session, request.model)), request)
     prediction_id = uuid4()
     refs = [
         resources.store.adopt(f"predictions/{prediction_id}/image_{number:04d}{request.ending}", image)
@@ -107,14 +141,41 @@ def preview(resources: Resources, prediction_id: UUID) -> ResultFile:
     return ResultFile(resources.store.path(ref), ref.sha256, "image/png", ".png")
 
 
+def chosen_file(resources: Resources, prediction_id: UUID, which: Extra) -> ResultFile:
+    """Return a file that there is only where it was asked for.
+
+    Raises:
+        NotFoundError: There is no such prediction, or it was not asked for.
+        ConflictError: It is not done, or has failed.
+    """
+    with transaction(resources.readers) as session:
+        found = find(session, prediction_id)
+        if not getattr(choices_of(found.prediction), which.choice):
+            raise NotFoundError(
+                f"this prediction keeps no {which.choice}, for nobody asked; send the image again with "
+                f"{which.choice}=true",
+                prediction_id=str(prediction_id),
+            )
+        ref = _ref(session, found, getattr(found.prediction, which.column), which.choice)
+    return ResultFile(resources.store.path(ref), ref.sha256, which.media_type, which.ending)
+
+
+def choices_of(prediction: Prediction) -> PredictionChoices:
+    """Return what was chosen; the defaults where an earlier release took the request."""
+    return PredictionChoices.model_validate(prediction.choices or {})
+
+
 def _create(
     session: Session, prediction_id: UUID, request: PredictionRequest, refs: Sequence[ObjectRef]
 ) -> Submission:
     # An alias may have been moved since, and moves again: what it stands for now is written down.
     model = models.hold_ready(session, aliases.resolve(session, request.model))
-    _require_channels(model, len(request.images))
+    _require_fit(model, request)
     session.add_all(StoredObject(key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes) for ref in refs)
-    session.add(Prediction(id=prediction_id, model_id=model.id, file_ending=request.ending))
+    choices = request.choices
+    session.add(
+        Prediction(id=prediction_id, model_id=model.id, file_ending=request.ending, choices=choices.to_json())
+    )
     session.flush()
     payload = PredictPayload(
         prediction_id=prediction_id,
@@ -122,10 +183,45 @@ def _create(
         model_files={path: ObjectRef.model_validate(ref) for path, ref in model.files.items()},
         channels=tuple(refs),
         file_ending=request.ending,
+        choices=choices,
     )
     priority = INTERACTIVE if request.urgency == "interactive" else BATCH
     job = graph.job_of(payload, prediction_id=prediction_id, priority=priority)
     return Submission(prediction_id, create(session, job).id)
+
+
+def _require_fit(model: TrainedModel, request: PredictionRequest) -> None:
+    """Refuse what the model cannot do."""
+    _require_channels(model, len(request.images))
+    if request.choices.folds is not None:
+        _require_folds(model, request.choices.folds)
+
+
+def _require_folds(model: TrainedModel, wanted: Sequence[Fold]) -> None:
+    """Refuse folds that the model lacks; of an ensemble every member must have them."""
+    for member, present in _folds(model).items():
+        missing = [str(fold) for fold in wanted if fold not in present]
+        if missing:
+            which = "the model" if member is None else f"member {member} of the model"
+            raise RequestError(
+                f"{which} has no fold {', '.join(missing)}; it has {', '.join(map(str, present))}; leave `folds` out "
+                "to average all that there are",
+                folds=list(present),
+            )
+
+
+def _folds(model: TrainedModel) -> dict[str | None, list[Fold]]:
+    """Return the folds of each member of an ensemble, or of the only network, which has no name."""
+    found: dict[str | None, list[Fold]] = {}
+    for weights in filter(None, map(WEIGHTS.fullmatch, model.files)):
+        fold = weights["fold"]
+        found.setdefault(weights["member"], []).append("all" if fold == "all" else int(fold))
+    return {member: sorted(folds, key=_place) for member, folds in sorted(found.items(), key=str)}
+
+
+def _place(fold: Fold) -> tuple[bool, int]:
+    """Place a fold in a list: by its number, the one of all cases last."""
+    return (True, 0) if isinstance(fold, str) else (False, fold)
 
 
 def _require_channels(model: TrainedModel, sent: int) -> None:

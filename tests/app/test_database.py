@@ -339,6 +339,33 @@ def test_models_that_are_there_are_numbered_and_going_back_leaves_what_can_be_us
     engine.dispose()
 
 
+def test_a_prediction_that_waits_can_be_read_by_the_release_before(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    engine = open_engine(empty_url)
+    job = table("job", column("id", Uuid()), column("kind"), column("payload", JsonValue))
+    job_id = uuid4()
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO job (id, kind, lane, state, attempt, crashes, fence, done, total, note, created_at)"
+                " VALUES (:id, 'predict', 'predict', 'queued', 0, 0, 0, 0, 0, '', :now)"
+            ).bindparams(
+                bindparam("id", job_id, type_=Uuid()),
+                bindparam("now", datetime.now(UTC), type_=UtcDateTime()),
+            )
+        )
+        connection.execute(job.update().values(payload={"file_ending": ".nii", "choices": {"folds": [0]}}))
+
+    migrate.downgrade(empty_url, "0004")
+
+    with engine.connect() as connection:
+        payload = connection.scalar(select(job.c.payload))
+        columns = {one["name"] for one in inspect(connection).get_columns("prediction")}
+    assert payload == {"file_ending": ".nii"}
+    assert not columns & {"choices", "probabilities_key", "properties_key", "uncertainty_key"}
+    engine.dispose()
+
+
 def _insert_a_running_training(connection: Connection) -> None:
     """Write what the first release might have left: a training with three epochs behind it."""
     job = text(

@@ -63,6 +63,30 @@ def test_trainings_and_predictions_take_keys_too(client: httpx.Client, resources
     assert predict().json() == predict().json()
 
 
+def test_options_are_part_of_what_makes_two_predictions_the_same(
+    client: httpx.Client, resources: Resources
+) -> None:
+    model_id = playing.model(resources)
+
+    def predict(**options: str) -> httpx.Response:
+        return client.post(
+            f"/predict?model={model_id}",
+            files={"image": ("x.nii", playing.NIFTI[0])},
+            data=options,
+            headers={"Idempotency-Key": "p"},
+        )
+
+    first = predict(uncertainty="true").json()
+
+    assert predict(uncertainty="true").json() == predict(uncertainty="1", mirroring="true").json() == first
+    assert [
+        predict(**other).status_code for other in ({}, {"uncertainty": "true", "mirroring": "false"})
+    ] == [
+        422,
+        422,
+    ]
+
+
 def test_two_at_once_make_one(client: httpx.Client) -> None:
     content = playing.zip_bytes()
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,8 @@ import pytest
 from app.db.base import transaction
 from app.db.models import TrainedModel
 from app.jobs import Lane
-from app.payloads import PredictPayload, PredictResult
+from app.payloads import PROBABILITIES_FILE, PROPERTIES_FILE, UNCERTAINTY_FILE, PredictPayload, PredictResult
+from app.requests import PredictionChoices
 from app.services import jobs
 from app.services.resources import Resources
 from app.settings import Settings
@@ -22,6 +24,13 @@ from tests.app import playing
 NIFTI_GZ = gzip.compress(playing.NIFTI[0])
 
 RAW = {"Content-Type": "application/octet-stream"}
+
+EXTRAS = {
+    "probabilities": (PROBABILITIES_FILE, ".npz"),
+    "properties": (PROPERTIES_FILE, ".pkl"),
+    "uncertainty": (UNCERTAINTY_FILE, "_uncertainty.nii.gz"),
+}
+"""What may be asked for beside the label map: link, file of the worker, end of the name that it is sent under."""
 
 
 @pytest.fixture
@@ -34,11 +43,14 @@ def finish_with_files(resources: Resources, folder: Path, ending: str = ".nii.gz
     content = b"a segmentation"
     taken = playing.wait_for_claim(resources.sessions, [Lane.PREDICT])
     prefix = f"predict/{taken.job_id}/{taken.fence}"
+    contents = {f"segmentation{ending}": content, "preview.png": b"a picture"}
+    payload = taken.order.payload
+    assert isinstance(payload, PredictPayload)
+    for link, (name, _) in EXTRAS.items():
+        if payload.choices.uncertainty if link == "uncertainty" else payload.choices.probabilities:
+            contents[name] = link.encode()
     files = {
-        f"segmentation{ending}": playing.publish(
-            resources, folder, f"{prefix}/segmentation{ending}", content
-        ),
-        "preview.png": playing.publish(resources, folder, f"{prefix}/preview.png", b"a picture"),
+        name: playing.publish(resources, folder, f"{prefix}/{name}", what) for name, what in contents.items()
     }
     result = PredictResult(
         files=files, volumes={"hippocampus": 1.5}, timings={"predict": 0.5}, provenance={"warm": True}
@@ -51,6 +63,13 @@ def finish_with_files(resources: Resources, folder: Path, ending: str = ".nii.gz
 def with_channels(resources: Resources, model_id: UUID, channels: list[str]) -> None:
     with transaction(resources.sessions) as session:
         session.get_one(TrainedModel, model_id).channels = channels
+
+
+def with_weights(resources: Resources, model_id: UUID, folders: Sequence[str]) -> None:
+    with transaction(resources.sessions) as session:
+        model = session.get_one(TrainedModel, model_id)
+        ref = next(iter(model.files.values()))
+        model.files = {**model.files, **{f"{name}/weights.safetensors": ref for name in folders}}
 
 
 def order_of(resources: Resources) -> PredictPayload:
@@ -265,3 +284,196 @@ def test_a_lost_file_is_our_mistake_and_says_so_without_a_path(
     assert response.status_code == 500
     assert "missing or damaged" in response.json()["detail"]
     assert str(settings.data_dir) not in response.text
+
+
+CHOSEN = {
+    "folds": "1,0",
+    "mirroring": "false",
+    "step_size": "0.75",
+    "postprocessing": "false",
+    "precision": "fp32",
+    "probabilities": "true",
+    "uncertainty": "true",
+}
+
+CHOICES = PredictionChoices(
+    folds=(1, 0),
+    mirroring=False,
+    step_size=0.75,
+    postprocessing=False,
+    precision="fp32",
+    probabilities=True,
+    uncertainty=True,
+)
+"""The same, as the worker is told."""
+
+
+@pytest.mark.parametrize("place", ["address", "form", "both", "raw"])
+def test_options_stand_in_the_address_or_the_form_and_reach_the_worker(
+    client: httpx.Client, resources: Resources, model_id: UUID, place: str
+) -> None:
+    with_weights(resources, model_id, ["fold_0", "fold_1"])
+    params = {"model": str(model_id), **(CHOSEN if place != "form" else {})}
+    if place == "raw":
+        response = client.post("/predict", params=params, content=NIFTI_GZ, headers=RAW)
+    else:
+        data = CHOSEN if place != "address" else {}
+        response = client.post("/predict", params=params, data=data, files={"image": ("x.nii.gz", NIFTI_GZ)})
+
+    assert response.status_code == 202, response.text
+    assert order_of(resources).choices == CHOICES
+    view = client.get(response.json()["links"]["self"]).json()
+    assert view["options"] == CHOICES.to_json()
+    assert CHOICES.options.model_dump(exclude_defaults=True) == {
+        "folds": (1, 0),
+        "mirroring": False,
+        "step_size": 0.75,
+        "postprocessing": False,
+        "precision": "fp32",
+    }
+
+
+def test_who_chooses_nothing_gets_the_defaults(
+    client: httpx.Client, resources: Resources, model_id: UUID
+) -> None:
+    response = client.post(f"/predict?model={model_id}", content=NIFTI_GZ, headers=RAW)
+
+    assert order_of(resources).choices == PredictionChoices()
+    view = client.get(response.json()["links"]["self"]).json()
+    assert view["options"] == {
+        "folds": None,
+        "mirroring": True,
+        "step_size": 0.5,
+        "postprocessing": True,
+        "precision": "auto",
+        "probabilities": False,
+        "uncertainty": False,
+    }
+
+
+WRONG = [
+    ("folds", "0;1", 'folds must be folds like 0,1,4 or all (given: "0;1")'),
+    ("folds", "", "folds like 0,1,4 or all"),
+    ("mirroring", "perhaps", "mirroring must be true or false"),
+    ("step_size", "0", "step_size must be at least 0.05"),
+    ("step_size", "1.5", "step_size must be at most 1"),
+    ("step_size", "nan", "step_size must be"),
+    ("precision", "fp8", "precision must be"),
+    ("uncertainty", "2", "uncertainty must be true or false"),
+]
+
+
+@pytest.mark.parametrize("place", ["address", "form"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_option_that_cannot_be_gets_its_sentence(
+    client: httpx.Client, settings: Settings, model_id: UUID, place: str, wrong: tuple[str, str, str]
+) -> None:
+    name, value, words = wrong
+    params, data = ({name: value}, {}) if place == "address" else ({}, {name: value})
+
+    response = client.post(
+        "/predict",
+        params={"model": str(model_id), **params},
+        data=data,
+        files={"image": ("x.nii.gz", NIFTI_GZ)},
+    )
+
+    assert response.status_code == 422
+    assert words in response.json()["detail"]
+    assert response.json()["errors"][0]["field"] == name
+    assert list((settings.resolved_store_dir / ".incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "form"),
+    [("folds", "0", "all"), ("mirroring", "true", "false"), ("step_size", "1", "0.5")],
+)
+def test_address_and_form_must_not_contradict_each_other(
+    client: httpx.Client, model_id: UUID, name: str, address: str, form: str
+) -> None:
+    response = client.post(
+        "/predict",
+        params={"model": str(model_id), name: address},
+        data={name: form},
+        files={"image": ("x.nii.gz", NIFTI_GZ)},
+    )
+
+    assert response.status_code == 422
+    assert f"different things of `{name}`" in response.json()["detail"]
+
+
+ENSEMBLE = ["members/2d/fold_0", "members/2d/fold_1", "members/3d_fullres/fold_0"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "folds"),
+    [
+        (["fold_0", "fold_1"], "0,1"),
+        (["fold_0", "fold_all"], "all"),
+        (["fold_0", "previous/fold_all"], "0"),
+        (ENSEMBLE, "0"),
+    ],
+)
+def test_folds_that_every_member_of_the_model_has_are_taken(
+    client: httpx.Client, resources: Resources, model_id: UUID, folders: list[str], folds: str
+) -> None:
+    with_weights(resources, model_id, folders)
+
+    response = client.post(f"/predict?model={model_id}&folds={folds}", content=NIFTI_GZ, headers=RAW)
+
+    assert response.status_code == 202, response.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "folds", "words"),
+    [
+        (["fold_1", "fold_0", "fold_all"], "0,3,4", "the model has no fold 3, 4; it has 0, 1, all"),
+        (["fold_0", "previous/fold_1"], "1", "the model has no fold 1; it has 0;"),
+        (ENSEMBLE, "1", "member 3d_fullres of the model has no fold 1; it has 0;"),
+    ],
+)
+def test_folds_that_the_model_lacks_are_refused_with_those_that_it_has(
+    client: httpx.Client, resources: Resources, folders: list[str], folds: str, words: str
+) -> None:
+    model_id = playing.model(resources)
+    with_weights(resources, model_id, folders)
+
+    response = client.post(f"/predict?model={model_id}&folds={folds}", content=NIFTI_GZ, headers=RAW)
+
+    assert response.status_code == 422
+    assert words in response.json()["detail"]
+    assert playing.try_claim(resources.sessions) is None
+
+
+def test_what_was_asked_for_beside_the_label_map_comes_with_it(
+    client: httpx.Client, resources: Resources, model_id: UUID, tmp_path: Path
+) -> None:
+    params = {"model": str(model_id), "probabilities": "true", "uncertainty": "true"}
+    accepted = client.post("/predict", params=params, content=NIFTI_GZ, headers=RAW).json()
+    early = [client.get(accepted["links"][link]).status_code for link in EXTRAS]
+
+    finish_with_files(resources, tmp_path)
+
+    assert early == [409, 409, 409]
+    links = client.get(accepted["links"]["self"]).json()["links"]
+    for link, (_, ending) in EXTRAS.items():
+        found = client.get(links[link])
+        assert (found.status_code, found.content) == (200, link.encode())
+        assert found.headers["content-disposition"] == f'attachment; filename="{accepted["id"]}{ending}"'
+
+
+@pytest.mark.parametrize("link", EXTRAS)
+def test_what_was_not_asked_for_is_not_there_and_the_sentence_says_how_to_ask(
+    client: httpx.Client, resources: Resources, model_id: UUID, tmp_path: Path, link: str
+) -> None:
+    accepted = client.post(f"/predict?model={model_id}", content=NIFTI_GZ, headers=RAW).json()
+    address = f"{accepted['links']['self']}/{link}"
+
+    early = client.get(address)
+    finish_with_files(resources, tmp_path)
+    late = client.get(address)
+
+    choice = "uncertainty" if link == "uncertainty" else "probabilities"
+    for response in (early, late):
+        assert (response.status_code, f"{choice}=true" in response.json()["detail"]) == (404, True)
+    assert not EXTRAS.keys() & client.get(accepted["links"]["self"]).json()["links"].keys()

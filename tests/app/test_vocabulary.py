@@ -5,9 +5,10 @@ from uuid import uuid4
 import pytest
 
 from app.jobs import FINAL_STATES, LANES, PROBLEM_TYPE, TRANSITIONS, JobKind, JobState, problem_of
-from app.payloads import PAYLOAD, RESULTS, ObjectRef, PlanPayload, PreprocessPayload
+from app.payloads import PAYLOAD, RESULTS, ObjectRef, PlanPayload, PredictPayload, PreprocessPayload
 from app.requests import CROSS_VALIDATION_FOLDS, TrainingRequest
 from app.services.formats import ENDINGS
+from core.domain.model import PredictionOptions
 from core.errors import DatasetError
 from core.io.readers import known_endings
 from core.planning.presets import PRESETS
@@ -32,6 +33,22 @@ def test_a_job_of_the_release_before_is_still_understood() -> None:
 
     assert isinstance(payload, PlanPayload)
     assert (payload.plans, payload.plan_id, payload.target_spacing) == (None, None, None)
+
+
+def test_a_prediction_that_the_release_before_queued_has_the_defaults() -> None:
+    payload = PAYLOAD.validate_python(
+        {
+            "kind": "predict",
+            "prediction_id": str(uuid4()),
+            "model_id": str(uuid4()),
+            "model_files": {},
+            "channels": [],
+            "file_ending": ".nii",
+        }
+    )
+
+    assert isinstance(payload, PredictPayload)
+    assert payload.choices.options == PredictionOptions()
 
 
 def test_whatever_format_can_be_learnt_from_can_be_predicted() -> None:

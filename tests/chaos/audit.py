@@ -32,6 +32,9 @@ RESOURCES: Mapping[str, tuple[str, str]] = {
 }
 """What clients create: its table, and the kind of the job that they are told of."""
 
+PREDICTED = ("segmentation_key", "preview_key", "probabilities_key", "properties_key", "uncertainty_key")
+"""Columns of a prediction that point at an object."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -295,7 +298,7 @@ def _references(tables: Tables) -> Iterator[tuple[str, Row]]:
     for table, columns in (
         (tables.datasets, ("archive_key", "fingerprint_key")),
         (tables.trainings, ("plans_key",)),
-        (tables.predictions, ("segmentation_key", "preview_key")),
+        (tables.predictions, PREDICTED),
     ):
         for row in table:
             for column in columns:

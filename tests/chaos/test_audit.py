@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import remains
-from tests.chaos.audit import Figure, Tables, audit, orphans, read_tables, unused
+from tests.chaos.audit import PREDICTED, Figure, Tables, audit, orphans, read_tables, unused
 from tests.chaos.clients import Told
 
 DATASET, TRAINING, PREDICTION, MODEL = (f"00000000-0000-0000-0000-00000000000{n}" for n in range(4))
@@ -83,7 +83,9 @@ def world(tmp_path: Path) -> World:
         datasets=[{"id": DATASET, "state": "ready", "archive_key": archive["key"], "fingerprint_key": None}],
         trainings=[{"id": TRAINING, "request": {"folds": [0]}, "plans_key": plans["key"]}],
         models=[{"id": MODEL, "files": {"fold_0/w": weights}}],
-        predictions=[{"id": PREDICTION, "segmentation_key": segmentation["key"], "preview_key": None}],
+        predictions=[
+            {"id": PREDICTION, **dict.fromkeys(PREDICTED), "segmentation_key": segmentation["key"]},
+        ],
         keys=[{"key": one.key, "resource_id": one.id, "job_id": one.job_id} for one in told],
     )
     return World(copy.deepcopy(tables), tmp_path, told)
