@@ -16,7 +16,7 @@ ARGS ?=
 FAULTS ?=
 JOBS ?=
 SEED ?=
-# What to measure: epoch, front_half, front_half_parity, predict, features, selection, api or round_trip.
+# What to measure: epoch, front_half, front_half_parity, predict, warm, features, selection, api or round_trip.
 BENCH ?= epoch
 
 DEMO_IMAGES := $(VENV)/demo-images
@@ -54,7 +54,7 @@ check: $(VENV)/.installed ## Check format, lint, types, directions of imports, m
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 migrate: $(VENV)/.installed ## Bring the database of the settings (SEG_...) to the newest schema
 	$(BIN)/nnunet-service migrate $(ARGS)
-bench: $(VENV)/.installed ## Measure seconds per epoch (ARGS="--raw … --plans …"); BENCH=front_half (dataset to preprocessed cases), front_half_parity, predict (images to segmentations), features (each way to train beside the same without it), selection (a whole cross-validation over REST), api or round_trip
+bench: $(VENV)/.installed ## Measure seconds per epoch (ARGS="--raw … --plans …"); BENCH=front_half (dataset to preprocessed cases), front_half_parity, predict (images to segmentations), warm (the running service against a command), features (each way to train beside the same without it), selection (a whole cross-validation over REST), api or round_trip
 	PYTHONPATH=examples/demo $(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 clean: ## Remove the virtual environment and all caches; data folders stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

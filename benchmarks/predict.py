@@ -36,6 +36,8 @@ from core.io.probabilities import write_map
 from core.io.readers import read_labels
 from core.network.unet import build_network
 
+PYTHON_CORE = (sys.executable, "-m", "core")
+
 SHAPE = (200, 256, 256)
 
 FEATURES = (8, 16, 32, 64, 64)
@@ -63,7 +65,7 @@ class Sides:
     def ours(self, *words: object) -> Run:
         """Run our command."""
         place = ("--input", self.images, "--out", self._empty("ours"), "--device", "cpu")
-        return run([sys.executable, "-m", "core", "predict", "--model", self.model, *place, *words])
+        return run([*PYTHON_CORE, "predict", "--model", self.model, *place, *words])
 
     def theirs(self, *words: object) -> Run:
         """Run the reference's command."""
@@ -109,10 +111,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if arguments.model is not None:
-            few = _few_images(arguments.images, arguments.cases, work / "images")
+            few = few_images(arguments.images, arguments.cases, work / "images")
             own = work / "model"
-            run([sys.executable, "-m", "core", "import-model", arguments.model, "--out", own])
-            sides = _sides(arguments.reference, own, few, work)
+            run([*PYTHON_CORE, "import-model", arguments.model, "--out", own])
+            sides = sides_of(arguments.reference, own, few, work)
             for precision in arguments.precisions:
                 words = ("--precision", precision)
                 name = f"{arguments.cases} small images, {precision}"
@@ -128,7 +130,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def _few_images(images: Path, count: int, folder: Path) -> Path:
+def few_images(images: Path, count: int, folder: Path) -> Path:
     """Copy the first images of a folder."""
     folder.mkdir()
     for path in sorted(images.glob("*.nii.gz"))[:count]:
@@ -136,10 +138,10 @@ def _few_images(images: Path, count: int, folder: Path) -> Path:
     return folder
 
 
-def _sides(reference: Path, model: Path, images: Path, work: Path) -> Sides:
+def sides_of(reference: Path, model: Path, images: Path, work: Path) -> Sides:
     """Give both sides the same model."""
     archive = work / "official.zip"
-    run([sys.executable, "-m", "core", "export-model", model, "--out", archive])
+    run([*PYTHON_CORE, "export-model", model, "--out", archive])
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(work / "official")
     (plans,) = (work / "official").rglob("plans.json")
@@ -157,10 +159,12 @@ def _many(arguments: argparse.Namespace, work: Path, spacing: float) -> dict[str
     straight = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
     place = Geometry(spacing=edges, file_spacing_xyz=edges, origin_xyz=(0, 0, 0), direction=straight)
     write_map(voxels_zyx, place, images / "case_0000.nii.gz")
-    sides = _sides(arguments.reference, _untrained(work / "model", arguments.classes, spacing), images, work)
+    sides = sides_of(
+        arguments.reference, _untrained(work / "model", arguments.classes, spacing), images, work
+    )
     image = ("--image-shape", ",".join(map(str, SHAPE)), "--image-spacing", "1,1,1")
     files = ("--plans", sides.model / "plans.json", "--dataset-json", sides.model / "dataset.json")
-    said = run([sys.executable, "-m", "core", "explain", *image, *files]).said
+    said = run([*PYTHON_CORE, "explain", *image, *files]).said
     estimate = said.strip().splitlines()[-1]
     ours = sides.ours("--no-mirroring", "--precision", arguments.many_precision)
     row: dict[str, object] = {

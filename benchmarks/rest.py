@@ -51,6 +51,7 @@ class Bench:
 @contextmanager
 def serving(folder: Path, settings: Mapping[str, str]) -> Iterator[tuple[Client, httpx.Client]]:
     """Run a service with data of its own, and return how to speak with it."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (
         running_service(folder / "data", folder / "log", dict(settings)) as address,
         httpx.Client(base_url=address, timeout=60) as http,
