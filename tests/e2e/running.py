@@ -59,16 +59,18 @@ class Service:
         assert response.headers["Location"].endswith(f"/jobs/{response.json()['job_id']}")
         return response.json()
 
-    def predict(self, model_id: str, image: Path) -> Any:
+    def predict(self, model_id: str, image: Path, **options: str) -> Any:
         """Send an image to a model, wait for the end, and return the prediction."""
-        job = self.end_of(self.send(model_id, image)["job_id"])
+        job = self.end_of(self.send(model_id, image, **options)["job_id"])
         assert job["state"] == "succeeded", job["error"]
         return self.get(f"/predictions/{job['result']['prediction_id']}")
 
-    def send(self, model_id: str, image: Path) -> Any:
+    def send(self, model_id: str, image: Path, **options: str) -> Any:
         """Send an image to a model and return what was accepted."""
         response = self.client.post(
-            "/predict", files={"image": (image.name, image.read_bytes())}, data={"model": model_id}
+            "/predict",
+            files={"image": (image.name, image.read_bytes())},
+            data={"model": model_id, **options},
         )
         assert response.status_code == 202, response.text
         return response.json()

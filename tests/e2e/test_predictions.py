@@ -1,6 +1,8 @@
 """Images in, segmentations out: every way to send one, and every geometry that must come back."""
 
 import gzip
+import io
+import pickle
 import shutil
 import subprocess
 import sys
@@ -143,6 +145,33 @@ def test_the_mask_is_that_of_the_engine_alone(world: World, image: Path, tmp_pat
     subprocess.run(engine, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
 
     assert np.array_equal(mine, _labels(tmp_path / "out" / "new.nii.gz"))
+
+
+def test_what_is_asked_for_beside_the_mask_comes_with_it(world: World, image: Path, tmp_path: Path) -> None:
+    service, plain = world.service, world.service.predict(world.model_id, image)
+    options = {"folds": "0", "mirroring": "false", "probabilities": "true", "uncertainty": "true"}
+
+    prediction = service.predict(world.model_id, image, **options)
+    missing = service.client.post(
+        f"/predict?model={world.model_id}&folds=3", content=image.read_bytes(), headers=RAW
+    )
+
+    links = prediction["links"]
+    mask: Any = sitk.ReadImage(str(service.segmentation(prediction, tmp_path / "mask.nii.gz")))
+    labels_zyx = sitk.GetArrayFromImage(mask)
+    npz = np.load(io.BytesIO(service.client.get(links["probabilities"]).content))
+    assert np.array_equal(npz["probabilities"].argmax(0), labels_zyx)
+    assert np.allclose(npz["probabilities"].sum(0), 1, atol=1e-5)
+    place = pickle.loads(service.client.get(links["properties"]).content)["sitk_stuff"]  # noqa: S301
+    assert place["spacing"] == mask.GetSpacing()
+    (tmp_path / "map.nii.gz").write_bytes(service.client.get(links["uncertainty"]).content)
+    uncertainty: Any = sitk.ReadImage(str(tmp_path / "map.nii.gz"))
+    assert (uncertainty.GetSize(), uncertainty.GetOrigin()) == (mask.GetSize(), mask.GetOrigin())
+    assert 0 < sitk.GetArrayFromImage(uncertainty).max() <= 1
+    assert (prediction["options"]["mirroring"], plain["options"]["mirroring"]) == (False, True)
+    assert prediction["provenance"]["folds"] == [0]
+    assert "uncertainty" not in plain["links"]
+    assert (missing.status_code, "it has 0;" in missing.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii.gz", ".nii"])
