@@ -153,6 +153,8 @@ class PretrainedChoice(Record):
     model_id: UUID
     fold: FoldNumber | Literal["all"] | None = None
     """None: the model's first."""
+    member: Name | None = None
+    """Of an ensemble, as GET /models/{id} names its `members`."""
 
 
 class TrainingRequest(PlannerChoices):

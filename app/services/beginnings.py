@@ -10,13 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.base import transaction
-from app.db.models import DatasetCase, StoredObject
+from app.db.models import DatasetCase, StoredObject, TrainedModel
 from app.errors import RequestError
 from app.payloads import Beginning, ObjectRef, Pretrained
 from app.requests import CROSS_VALIDATION_FOLDS, PretrainedChoice, SplitChoice, TrainingRequest
 from app.services import datasets, models
 from app.services.grouping import patients_found
 from app.services.resources import Resources
+from core.domain.ensemble import MEMBERS_FOLDER
 from core.domain.model import WEIGHTS_FILE, fold_name
 from core.domain.problems import some
 from core.domain.splits import Patients, grouped_cross_validation
@@ -109,11 +110,12 @@ def _weights(session: Session, wanted: PretrainedChoice) -> Pretrained:
     Raises:
         NotFoundError: There is no such model.
         ConflictError: It is being imported, or could not be.
-        RequestError: It has no such fold.
+        RequestError: It has no such fold or member.
     """
     model = models.find_ready(session, wanted.model_id)
+    top = _place_of_member(model, wanted.member)
     fold = model.folds[0] if wanted.fold is None else wanted.fold
-    ref = model.files.get(f"{fold_name(fold)}/{WEIGHTS_FILE}")
+    ref = model.files.get(f"{top}{fold_name(fold)}/{WEIGHTS_FILE}")
     if ref is None:
         raise RequestError(
             f"pretrained: the model {model.name} has no fold {fold}; it has: {', '.join(map(str, model.folds))}",
@@ -121,6 +123,28 @@ def _weights(session: Session, wanted: PretrainedChoice) -> Pretrained:
             folds=list(model.folds),
         )
     return Pretrained(model_id=model.id, fold=fold, weights=ObjectRef.model_validate(ref))
+
+
+def _place_of_member(model: TrainedModel, wanted: str | None) -> str:
+    """Return where in a model's files the network lies that is meant: at the top, or in that of a member.
+
+    Raises:
+        RequestError: The model is an ensemble and no member of it is named, or it has no such member.
+    """
+    top = f"{MEMBERS_FOLDER}/"
+    members = sorted({path.split("/")[1] for path in model.files if path.startswith(top)})
+    if wanted in members:
+        return f"{top}{wanted}/"
+    if not members and wanted is None:
+        return ""
+    what = (
+        f"is no ensemble and has no member {wanted}; leave member out"
+        if not members
+        else f"is an ensemble; choose whose weights to take with member: {', '.join(members)}"
+    )
+    raise RequestError(
+        f"pretrained: the model {model.name} {what}", model_id=str(model.id), members=[*members]
+    )
 
 
 def _require_patients(patients: Patients) -> None:

@@ -7,10 +7,10 @@ from app.errors import RequestError
 from core.domain.dataset import DatasetDescription
 from core.domain.labels import BACKGROUND, Region
 from core.domain.names import augmentation_names, loss_names
-from core.domain.training import TrainingChoices
+from core.domain.training import TrainingChoices, TrainingSettings
 
 
-def require_possible(choices: TrainingChoices, description: DatasetDescription | None) -> None:
+def require_possible(choices: TrainingSettings, description: DatasetDescription | None) -> None:
     """Refuse settings that no training of a dataset can have; what depends on the plan, its jobs tell.
 
     Asked once, with the request: what a package adds may be gone when the training is looked at later.
@@ -20,7 +20,7 @@ def require_possible(choices: TrainingChoices, description: DatasetDescription |
         description: The dataset's dataset.json.
 
     Raises:
-        RequestError: A name does not exist; the sentence lists those that do.
+        RequestError: A name does not exist, or one setting keeps another from ever having an effect.
     """
     for what, name, known in (
         ("loss", choices.loss, loss_names()),
@@ -36,8 +36,33 @@ def require_possible(choices: TrainingChoices, description: DatasetDescription |
             "settings: swapped_labels need swap_axis, and it needs them: send the pairs of labels and the axis of the "
             "patch that runs from left to right"
         )
+    _require_reachable(choices)
     if description is not None:
         _require_labels(choices, description.labels)
+
+
+def _require_reachable(choices: TrainingSettings) -> None:
+    """Refuse labels that would never change places, and a warm-up that never ends.
+
+    Raises:
+        RequestError: There are such.
+    """
+    if choices.swap_axis is not None and not _is_mirrored(choices, choices.swap_axis):
+        raise RequestError(
+            f"settings: swap_axis is {choices.swap_axis}, but mirror_axes {list(choices.mirror_axes or ())} leave that "
+            "axis out, so that labels would never change places; add it to mirror_axes, or leave swapped_labels and "
+            "swap_axis out"
+        )
+    if choices.warmup_epochs >= choices.epochs:
+        raise RequestError(
+            f"settings.warmup_epochs is {choices.warmup_epochs}, but the training has epochs {choices.epochs}, so that "
+            "the schedule would never begin; lower it, or train for more epochs"
+        )
+
+
+def _is_mirrored(choices: TrainingChoices, axis: int) -> bool:
+    """Whether patches are mirrored along an axis; all are where nothing is said."""
+    return choices.mirror_axes is None or axis in choices.mirror_axes
 
 
 def _require_labels(choices: TrainingChoices, labels: Mapping[str, Region]) -> None:

@@ -123,7 +123,7 @@ def plot(resources: Resources, job_id: UUID) -> ResultFile:
 
 def _create(session: Session, request: TrainingRequest, prepared: Prepared) -> Submission:
     dataset = datasets.hold_ready(session, request.dataset_id)
-    choices.require_possible(request.settings, datasets.description_of(dataset))
+    choices.require_possible(request.all_settings, datasets.description_of(dataset))
     _require_cases_for_folds(session, dataset, request)
     plan = None if request.plan is None else kept_plans.find_usable(session, dataset.id, request.plan)
     if plan is None:

@@ -2,14 +2,14 @@
 
 import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from sqlalchemy import select
 
 from app.db.base import transaction
-from app.db.models import StoredObject
+from app.db.models import StoredObject, TrainedModel
 from app.jobs import JobKind
 from app.payloads import TrainPayload, TrainResult
 from app.services.claims import Claim
@@ -198,7 +198,7 @@ def model_of(client: httpx.Client, resources: Resources, dataset_id: str) -> str
                 for one in taken.order.trained
                 for name, ref in one.files.items()
             }
-            result = result.model_copy(update={"files": files})
+            result = result.model_copy(update={"reused": files})
         playing.finish(resources.sessions, taken, result)
     return str(client.get(f"/trainings/{body['id']}").json()["model_id"])
 
@@ -213,6 +213,36 @@ def test_a_model_that_is_not_there_or_lacks_the_fold_is_named(
 
     assert (missing.status_code, str(unknown) in missing.json()["detail"]) == (404, True)
     assert "has no fold 4; it has: 0, 1" in detail
+
+
+def test_of_an_ensemble_a_member_is_named_whose_weights_are_taken(
+    client: httpx.Client, resources: Resources, dataset_id: str
+) -> None:
+    model_id = model_of(client, resources, dataset_id)
+    with transaction(resources.sessions) as session:
+        model = session.get_one(TrainedModel, UUID(model_id))
+        weights = model.files["fold_0/weights.safetensors"]
+        model.files = dict.fromkeys(
+            (f"members/{name}/fold_0/weights.safetensors" for name in ("2d", "3d_fullres")), weights
+        )
+
+    unnamed = refused(client, dataset_id=dataset_id, pretrained={"model_id": model_id})
+    wrong = refused(client, dataset_id=dataset_id, pretrained={"model_id": model_id, "member": "3d"})
+    body = {"dataset_id": dataset_id, "pretrained": {"model_id": model_id, "member": "2d"}}
+
+    assert "is an ensemble; choose whose weights to take with member: 2d, 3d_fullres" in unnamed
+    assert "with member: 2d, 3d_fullres" in wrong
+    assert client.post("/train", json=body).status_code == 202
+
+
+def test_a_member_of_a_model_that_is_no_ensemble_is_refused(
+    client: httpx.Client, resources: Resources, dataset_id: str
+) -> None:
+    model_id = model_of(client, resources, dataset_id)
+
+    detail = refused(client, dataset_id=dataset_id, pretrained={"model_id": model_id, "member": "2d"})
+
+    assert "is no ensemble and has no member 2d; leave member out" in detail
 
 
 def test_stages_that_a_cascade_needs_do_not_begin_with_its_weights(

@@ -81,6 +81,11 @@ def test_how_much_is_validated_can_be_chosen_and_is_else_in_proportion(
         ({"swapped_labels": [["background", "hippocampus"]], "swap_axis": 2}, "it has: hippocampus"),
         ({"swapped_labels": [["hippocampus", "hippocampus"]], "swap_axis": 2}, "more than once"),
         ({"swapped_labels": [["hippocampus"]], "swap_axis": 2}, "settings.swapped_labels.0"),
+        (
+            {"swapped_labels": [["hippocampus", "x"]], "swap_axis": 2, "mirror_axes": [0, 1]},
+            "mirror_axes [0, 1] leave that axis out",
+        ),
+        ({"warmup_epochs": 1000}, "warmup_epochs is 1000, but the training has epochs 1000"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(
