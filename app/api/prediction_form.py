@@ -25,7 +25,8 @@ class PredictQuery(Body):
         default=None, description="`interactive`, the default, goes before `batch`."
     )
     folds: FoldList | None = Field(
-        default=None, description="`0,1` or `all`; of an ensemble in every member. By default all there are."
+        default=None,
+        description="`0,1` or `all`; of an ensemble in every member. By default every numbered one.",
     )
     mirroring: bool | None = Field(default=None, description="True by default.")
     step_size: StepSize | None = Field(

@@ -204,8 +204,8 @@ def _require_folds(model: TrainedModel, wanted: Sequence[Fold]) -> None:
         if missing:
             which = "the model" if member is None else f"member {member} of the model"
             raise RequestError(
-                f"{which} has no fold {', '.join(missing)}; it has {', '.join(map(str, present))}; leave `folds` out "
-                "to average all that there are",
+                f"{which} has no fold {', '.join(missing)}; it has {', '.join(map(str, present))}; name some of "
+                "these, or leave `folds` out",
                 folds=list(present),
             )
 
