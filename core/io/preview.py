@@ -71,7 +71,7 @@ def save_preview(
     """
     picture = draw_preview(image, prediction, reference, names)
     temporary = path.with_name(path.name + ".partial")
-    picture.save(temporary, format="PNG", optimize=True)
+    picture.save(temporary, format="PNG", compress_level=4)  # The smallest file takes ten times as long.
     temporary.replace(path)
 
 
