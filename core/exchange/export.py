@@ -176,7 +176,7 @@ def _epochs(folder: Path, fold: Fold) -> int:
 
 
 def _decisions(folder: Path, members: Sequence[_Member], dataset: str) -> Iterator[File]:
-    """Yield what was decided of the whole: postprocessing, and which models make the ensemble.
+    """Yield what was decided of the whole: postprocessing, and which of several models make the result.
 
     Source:
         Engine specification A 1.13, B 0.3.
@@ -187,9 +187,11 @@ def _decisions(folder: Path, members: Sequence[_Member], dataset: str) -> Iterat
         within = f"{dataset}/{names[0]}/crossval_results_folds_{folds}"
     else:
         within = f"{dataset}/ensembles/{ENSEMBLE_SEPARATOR.join((ENSEMBLE_START, *names, folds))}"
+    is_alone = len(members) == len(list(_stages(first))) == 1
+    if not is_alone:  # Which of the models make the result must be said.
         yield f"{dataset}/{INFORMATION_FILE}", _json(_information(members, dataset, within))
     found = read_postprocessing(folder, first.described.labels)
-    if found is not None or len(members) > 1:
+    if found is not None or not is_alone:
         steps = Postprocessing() if found is None else found
         arguments = [{"labels_or_regions": list(group)} for group in steps.keep_largest]
         yield (
@@ -207,7 +209,7 @@ def _decisions(folder: Path, members: Sequence[_Member], dataset: str) -> Iterat
 
 
 def _information(members: Sequence[_Member], dataset: str, within: str) -> dict[str, Any]:
-    """Say which models make the ensemble, as the official tools do."""
+    """Say which models make the result, as the official tools do."""
     selected = [
         {
             "configuration": member.described.name,
@@ -231,7 +233,7 @@ def _information(members: Sequence[_Member], dataset: str, within: str) -> dict[
         },
         "considered_models": considered,
         "dataset_name_or_id": dataset,
-        "ensembling_allowed": True,
+        "ensembling_allowed": len(members) > 1,
         "folds": list(members[0].folds),
     }
 

@@ -108,11 +108,26 @@ def test_what_is_exported_can_be_imported_again(
 def test_a_cascade_takes_its_first_stage_along(tmp_path: Path, cascade_folder: Path) -> None:
     files = exported(cascade_folder, tmp_path / "model.zip")
 
-    folders = {name.split("/")[1] for name in files}
+    folders = {name.split("/")[1] for name in files if "/fold_" in name}
     assert folders == {
         "nnUNetTrainer__nnUNetPlans__3d_lowres",
         "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres",
     }
+
+
+def test_the_export_of_a_cascade_says_which_stage_is_the_result(tmp_path: Path, cascade_folder: Path) -> None:
+    (cascade_folder / "postprocessing.json").write_text('{"version": 1, "keep_largest": [[1]]}')
+
+    files = exported(cascade_folder, tmp_path / "model.zip")
+    summary = pipeline.import_model(
+        tmp_path / "model.zip", tmp_path / "again", ImportOptions(), SilentObserver()
+    )
+
+    best = json.loads(files["Dataset901_Small/inference_information.json"])["best_model_or_ensemble"]
+    assert best["postprocessing_file"] in files
+    assert summary.models == ("3d_cascade_fullres",)
+    assert load_model(tmp_path / "again", CPU).previous is not None
+    assert json.loads((tmp_path / "again/postprocessing.json").read_text())["keep_largest"] == [[1]]
 
 
 def test_an_ensemble_is_several_configurations_and_what_was_decided_of_them(
