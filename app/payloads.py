@@ -16,6 +16,9 @@ from core.domain.pretraining import PretrainedRecord
 from core.domain.record import Record
 from core.domain.training import Fold, TrainingSettings
 
+ENSEMBLE_SIGN: Final = "+"
+"""Between the names of an ensemble's configurations."""
+
 VALIDATED_FILE: Final = "validated.zip"
 """Of a trained fold: what it segmented in its validation cases, kept until the model is put together."""
 
@@ -126,8 +129,8 @@ class TrainPayload(Record):
     beginning: Beginning = Beginning()
     goes_on_from: Checkpoint | None = None
     """Where an earlier training of the fold ended, which this one gives more epochs."""
-    save_probabilities: bool = False
-    """Whether its validation cases are to be part of an ensemble with those of other configurations."""
+    kept: Literal["nothing", "segmentations", "probabilities"] = "segmentations"
+    """What of its validation cases the selection needs: probabilities where ensembles are compared."""
 
 
 class SelectPayload(Record):
@@ -142,8 +145,8 @@ class SelectPayload(Record):
     """To choose from; none: all that were trained. Stages that only others needed are not among them."""
     previous_stages: dict[ConfigurationName, ConfigurationName] = Field(default_factory=dict)
     """Of each later stage of a cascade the stage before."""
-    ensembling: bool = True
-    """Whether to compare every two configurations as an ensemble too."""
+    ensembling: bool = False
+    """Whether to compare every two configurations as an ensemble too; the folds kept their probabilities then."""
 
 
 class PredictPayload(Record):

@@ -288,7 +288,8 @@ class PredictionChoices(Record):
     """What a client may decide about a prediction with POST /predict, beside image, model and urgency."""
 
     folds: tuple[Fold, ...] | None = Field(default=None, min_length=1)
-    """Whose logits are averaged, of an ensemble in every member; None: every numbered one, or else that of all cases."""
+    """Whose logits are averaged, of an ensemble in every member; None: every numbered one, or else that of all cases.
+    Stages before the last of a cascade always use every fold."""
     mirroring: bool = True
     step_size: StepSize = 0.5
     postprocessing: bool = True

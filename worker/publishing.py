@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.db.base import is_outage
 from app.errors import LeaseLostError
 from app.jobs import JobKind, JobState, problem_of
-from app.payloads import RESULTS, Checkpoint, ObjectRef
+from app.payloads import RESULTS, VALIDATED_FILE, Checkpoint, ObjectRef
 from app.services import jobs, sweeping
 from app.services.claims import Claim
 from core.domain.record import Record
@@ -184,11 +184,19 @@ def publish(worker: Worker, claim: Claim, ending: Message) -> None:
 
 
 def tidy(worker: Worker, claim: Claim) -> None:
-    """Delete what the claims of a job that has ended stored, but for what its row points at."""
+    """Delete what the claims of a job that has ended stored, but for what its row points at.
+
+    A selection that has made its model lets go of what the folds segmented.
+    """
     stored = worker.workspace().store.keys(f"{claim.kind}/{claim.job_id}/")
     if stored:
         named = insist(worker, lambda session: sweeping.objects_of(session, claim.job_id))
         discard(worker, sorted(set(stored) - named))
+    segmented = [
+        result.files[VALIDATED_FILE].key for result in claim.order.trained if VALIDATED_FILE in result.files
+    ]
+    if claim.kind is JobKind.SELECT and segmented:
+        discard(worker, insist(worker, lambda session: sweeping.orphans(session, segmented)))
 
 
 def discard(worker: Worker, keys: Iterable[str]) -> None:

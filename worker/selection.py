@@ -2,36 +2,44 @@
 
 import json
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
-from app.payloads import VALIDATED_FILE, ObjectRef, SelectPayload, SelectResult, TrainResult, WorkOrder
+from app.payloads import (
+    ENSEMBLE_SIGN,
+    VALIDATED_FILE,
+    ObjectRef,
+    SelectPayload,
+    SelectResult,
+    TrainResult,
+    WorkOrder,
+)
 from core import pipeline
-from core.domain.dataset import DatasetDescription
+from core.domain.dataset import CaseId, DatasetDescription
 from core.domain.fingerprint import FINGERPRINT_FILE
 from core.domain.model import MODEL_FILE, fold_name
 from core.domain.plan import ConfigurationName
 from core.domain.progress import Observer
 from core.domain.record import write_json
+from core.domain.selection import Selection
 from core.domain.splits import SPLITS_FILE
 from core.domain.training import Fold
+from core.errors import DomainError
 from core.pipeline import selection
 from core.pipeline.cascades import keep_previous
 from core.pipeline.selection import SelectOrder
+from worker.archive import room_in_workspace
 from worker.expected import expected_image
 from worker.observer import Message, result_message
+from worker.packing import bring_unpacked
 from worker.planning import PLANS_FILE
 from worker.preprocessed import read_plan
 from worker.provenance import versions, weights_of
 from worker.training import MODEL_FILES
 from worker.workspace import Workspace, link_or_copy
-
-JOINED: Final = "+"
-"""Between the names of an ensemble's configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def select(
         files={},
         paths=tuple(made),
         reused=reused,
-        configuration=JOINED.join(chosen.configurations),
+        configuration=ENSEMBLE_SIGN.join(chosen.configurations),
         folds=chosen.folds,
         mean_dice=chosen.mean_dice,
         reason=chosen.reason,
@@ -112,8 +120,13 @@ class _Fetched:
     def bring(self, ref: ObjectRef, target: Path) -> None:
         """Put an object where a file is to be."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._workspace.fetch_file(ref, target, self.observer)
+        with room_in_workspace():
+            self._workspace.fetch_file(ref, target, self.observer)
         self._by_place[_place(target)] = ref
+
+    def unpack(self, ref: ObjectRef, folder: Path) -> None:
+        """Put what a zip of a fold holds into its model's folder."""
+        bring_unpacked(ref, folder, self._workspace, self.observer)
 
     def origin(self, file: Path) -> ObjectRef | None:
         """Return the object that a file is; None for one that was made here, or is a copy."""
@@ -164,54 +177,89 @@ def _chosen(
         trained: Folder per configuration.
         wanted: Says how, and where the model goes.
         fetched: Brings what was segmented.
+
+    Raises:
+        DomainError: What the folds left cannot be compared.
     """
     names = tuple(dict.fromkeys(result.configuration for result in results))
-    compared = _compared_folds(results, names)
+    compared, left_out = _compared_folds(results, names)
     if not compared:
         return _uncompared(results, trained)
     for result in results:
         if result.fold in compared:
-            model = trained[result.configuration]
-            fetched.bring(result.files[VALIDATED_FILE], model / VALIDATED_FILE)
-            _unpack(model / VALIDATED_FILE, model)
-    compared_ones = replace(wanted, models=[trained[name] for name in names], folds=compared)
-    found = selection.select(compared_ones, fetched.observer)
+            fetched.unpack(result.files[VALIDATED_FILE], trained[result.configuration])
+    ordered = replace(wanted, models=[trained[name] for name in names], folds=compared)
+    found = _selected(ordered, fetched.observer)
     networks = pipeline.networks_of(wanted.out)
     for network, name in networks.items():
         _add_folds(trained[name], network)
-    folds = tuple(result.fold for result in results if result.configuration == next(iter(networks.values())))
-    return _Chosen(wanted.out, tuple(networks.values()), folds, found.dice_postprocessed, found.reason)
+    folds = _folds_of(results, list(networks.values()))
+    reason = f"{found.reason}{''.join(f'; {note}' for note in left_out)}"
+    return _Chosen(wanted.out, tuple(networks.values()), folds, found.dice_postprocessed, reason)
 
 
-def _compared_folds(results: Sequence[TrainResult], names: Sequence[ConfigurationName]) -> list[Fold]:
-    """Return the folds that every configuration validated; the first stage of a cascade may have more."""
-    folds: dict[ConfigurationName, list[Fold]] = {name: [] for name in names}
+def _selected(order: SelectOrder, observer: Observer) -> Selection:
+    """Select as the engine does; what it says of folders is said of configurations.
+
+    Raises:
+        DomainError: What the folds left cannot be compared.
+    """
+    try:
+        return selection.select(order, observer)
+    except DomainError as error:
+        raise type(error)(error.message.replace(f"{order.models[0].parent}/", ""), **error.context) from error
+
+
+def _compared_folds(
+    results: Sequence[TrainResult], names: Sequence[ConfigurationName]
+) -> tuple[list[Fold], list[str]]:
+    """Return the folds that every configuration validated, each case once, and what is to be said of others.
+
+    The first stage of a cascade may have more folds. Folds beyond a cross-validation draw cases of their own, and
+    splits of one's own may name a case twice: of folds that share one, the first counts.
+    """
+    cases: dict[ConfigurationName, dict[Fold, set[CaseId]]] = {name: {} for name in names}
     for result in results:
         if result.validation and result.fold != "all" and VALIDATED_FILE in result.files:
-            folds[result.configuration].append(result.fold)
-    return [fold for fold in folds[names[0]] if all(fold in others for others in folds.values())]
+            cases[result.configuration][result.fold] = {score.case for score in result.validation}
+    compared: list[Fold] = []
+    shared: list[Fold] = []
+    seen: set[CaseId] = set()
+    for fold, validated in cases[names[0]].items():
+        if any(fold not in others for others in cases.values()):
+            continue
+        if seen & validated:
+            shared.append(fold)
+        else:
+            compared.append(fold)
+            seen |= validated
+    notes = [f"fold {fold} was not compared, since it validated cases of another one" for fold in shared]
+    return compared, notes
 
 
 def _uncompared(results: Sequence[TrainResult], trained: Mapping[ConfigurationName, Path]) -> _Chosen:
-    """Take the configuration whose folds scored best, as far as they scored anything; else the first."""
-    scores: dict[ConfigurationName, list[float]] = {result.configuration: [] for result in results}
+    """Take the configuration that scored best in the folds that all have, as far as anything was scored; else the first."""
+    scores: dict[ConfigurationName, dict[Fold, float]] = {result.configuration: {} for result in results}
     for result in results:
         if result.mean_dice is not None:
-            scores[result.configuration].append(result.mean_dice)
-    means = {name: fmean(values) if values else None for name, values in scores.items()}
+            scores[result.configuration][result.fold] = result.mean_dice
+    common = set.intersection(*(set(folds) for folds in scores.values()))
+    means = {
+        name: fmean(folds[fold] for fold in common) if common else None for name, folds in scores.items()
+    }
     best = max(means, key=lambda name: -1.0 if (mean := means[name]) is None else mean)
     figures = ", ".join(
         f"{name} {'not measured' if mean is None else f'{mean:.4f}'}" for name, mean in means.items()
     )
-    folds = tuple(result.fold for result in results if result.configuration == best)
-    reason = f"there are no segmentations of validation cases to compare; mean Dice of the folds: {figures}"
-    return _Chosen(trained[best], (best,), folds, means[best], reason)
+    what = "of cases that they were trained on" if common == {"all"} else "of the folds"
+    reason = f"there are no segmentations of validation cases to compare; mean Dice {what}: {figures}"
+    return _Chosen(trained[best], (best,), _folds_of(results, [best]), means[best], reason)
 
 
-def _unpack(validated: Path, model: Path) -> None:
-    """Put what a fold segmented in its validation cases where its model's folder has it."""
-    shutil.unpack_archive(validated, model)
-    validated.unlink()
+def _folds_of(results: Sequence[TrainResult], members: Sequence[ConfigurationName]) -> tuple[Fold, ...]:
+    """Return the folds that all members of a model have, in the order in which they were asked for."""
+    folds = [[result.fold for result in results if result.configuration == name] for name in members]
+    return tuple(fold for fold in folds[0] if all(fold in others for others in folds))
 
 
 def _add_folds(trained: Path, network: Path) -> None:

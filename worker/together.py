@@ -58,9 +58,8 @@ def train_together(shared: Shared, processes: int, folder: Path, observer: Obser
     shared.write(file)
     with closing(Child(LAUNCHER, None, (str(processes), str(file), str(os.getpid())))) as child:
         ending = _ending(child, observer)
-        if (
-            ending["event"] != "error"
-        ):  # After an error the others wait for one that has gone, so they are ended.
+        # After an error the others wait for one that has gone, so they are ended.
+        if ending["event"] != "error":
             while child.is_alive and child.next(PARTING_SECONDS) is not None:
                 pass
     match ending:

@@ -1,13 +1,9 @@
 """The training job: one fold, from whichever checkpoint came furthest to the scores of its validation cases."""
 
 import logging
-import shutil
-import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
 
 from app.log import LogFormat
 from app.payloads import (
@@ -42,6 +38,7 @@ from core.pipeline.cascades import NEXT_STAGE_FOLDER
 from core.pipeline.crossval import REFERENCES_FOLDER, VALIDATION_FOLDER
 from core.plots import PROGRESS_FILE
 from worker.observer import CheckpointObserver, Message, PipeObserver, result_message
+from worker.packing import bring_unpacked, pack
 from worker.partner import Shared, Task
 from worker.preprocessed import preprocessed_here, read_plan
 from worker.together import fitting, train_together
@@ -57,9 +54,6 @@ FOLD_FILES = (*MODEL_FILES, PROGRESS_FILE, CHECKPOINT_FILE)
 
 NEXT_STAGE_FILE = "predicted_next_stage.zip"
 """What a fold segmented for later stages of a cascade: a folder per configuration, a file per case."""
-
-COMPRESSED: Final = (".npz", ".gz")
-"""Endings of files that a zip makes no smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +106,7 @@ def train(
         previous=tuple(before),
         pretrained=_pretrained(payload.beginning, model, workspace, observer),
         goes_further=payload.goes_on_from is not None,
-        save_probabilities=payload.save_probabilities,
+        save_probabilities=payload.kept == "probabilities",
     )
     try:
         report = _trained(task, str(order.job_id), conditions, outbox, watched)
@@ -132,10 +126,10 @@ def train(
     files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
     handed_on = model / NEXT_STAGE_FOLDER
     if handed_on.is_dir():
-        files[NEXT_STAGE_FILE] = _packed(handed_on, handed_on.rglob("*"), outbox / NEXT_STAGE_FILE)
-    if report.metric_per_case:
+        files[NEXT_STAGE_FILE] = pack(handed_on, handed_on.rglob("*"), outbox / NEXT_STAGE_FILE)
+    if report.metric_per_case and payload.kept != "nothing":
         paths = chain((folder / VALIDATION_FOLDER).iterdir(), (model / REFERENCES_FOLDER).iterdir())
-        files[VALIDATED_FILE] = _packed(model, paths, outbox / VALIDATED_FILE)
+        files[VALIDATED_FILE] = pack(model, paths, outbox / VALIDATED_FILE)
     files |= {name: model / name for name in (MODEL_FILE, SPLITS_FILE) if (model / name).is_file()}
     return result_message(result, files)
 
@@ -191,22 +185,10 @@ def _segmented_before(
         if ref is None:
             continue
         target = model / "segmented_before" / f"{result.configuration}_{fold_name(result.fold)}"
-        target.mkdir(parents=True, exist_ok=True)
-        workspace.fetch_file(ref, target / NEXT_STAGE_FILE, observer)
-        shutil.unpack_archive(target / NEXT_STAGE_FILE, target)
-        (target / NEXT_STAGE_FILE).unlink()
+        bring_unpacked(ref, target, workspace, observer)
         if (target / payload.configuration).is_dir():
             folders.append(target / payload.configuration)
     return folders
-
-
-def _packed(folder: Path, paths: Iterable[Path], archive: Path) -> Path:
-    """Pack files of a folder into a zip, compressed a little, those that are not yet: label maps shrink by a lot."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
-        for file in sorted(path for path in paths if path.is_file()):
-            is_compressed = file.name.endswith(COMPRESSED)
-            packed.write(file, file.relative_to(folder), zipfile.ZIP_STORED if is_compressed else None)
-    return archive
 
 
 def begin_where_others_stopped(

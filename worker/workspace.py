@@ -221,7 +221,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Put a file in a second place without a second copy where the disk allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -14,13 +14,14 @@ from app.db.models import DatasetCase, StoredObject, TrainedModel
 from app.errors import RequestError
 from app.payloads import Beginning, ObjectRef, Pretrained
 from app.requests import CROSS_VALIDATION_FOLDS, PretrainedChoice, SplitChoice, TrainingRequest
-from app.services import datasets, models
+from app.services import datasets, models, networks
 from app.services.grouping import patients_found
 from app.services.resources import Resources
 from core.domain.ensemble import MEMBERS_FOLDER
 from core.domain.model import WEIGHTS_FILE, fold_name
 from core.domain.problems import some
 from core.domain.splits import Patients, grouped_cross_validation
+from core.domain.training import Fold
 from core.errors import TrainingError
 
 
@@ -113,38 +114,35 @@ def _weights(session: Session, wanted: PretrainedChoice) -> Pretrained:
         RequestError: It has no such fold or member.
     """
     model = models.find_ready(session, wanted.model_id)
-    top = _place_of_member(model, wanted.member)
-    fold = model.folds[0] if wanted.fold is None else wanted.fold
-    ref = model.files.get(f"{top}{fold_name(fold)}/{WEIGHTS_FILE}")
-    if ref is None:
+    folds = _folds_of_member(model, wanted.member)
+    fold = folds[0] if wanted.fold is None else wanted.fold
+    if fold not in folds:
         raise RequestError(
-            f"pretrained: the model {model.name} has no fold {fold}; it has: {', '.join(map(str, model.folds))}",
+            f"pretrained: the model {model.name} has no fold {fold}; it has: {', '.join(map(str, folds))}",
             model_id=str(model.id),
-            folds=list(model.folds),
+            folds=list(folds),
         )
-    return Pretrained(model_id=model.id, fold=fold, weights=ObjectRef.model_validate(ref))
+    top = "" if wanted.member is None else f"{MEMBERS_FOLDER}/{wanted.member}/"
+    ref = ObjectRef.model_validate(model.files[f"{top}{fold_name(fold)}/{WEIGHTS_FILE}"])
+    return Pretrained(model_id=model.id, fold=fold, weights=ref)
 
 
-def _place_of_member(model: TrainedModel, wanted: str | None) -> str:
-    """Return where in a model's files the network lies that is meant: at the top, or in that of a member.
+def _folds_of_member(model: TrainedModel, wanted: str | None) -> Sequence[Fold]:
+    """Return the folds of the network that is meant: the model's own, or that of a member.
 
     Raises:
         RequestError: The model is an ensemble and no member of it is named, or it has no such member.
     """
-    top = f"{MEMBERS_FOLDER}/"
-    members = sorted({path.split("/")[1] for path in model.files if path.startswith(top)})
+    members = networks.folds_by_member(model)
     if wanted in members:
-        return f"{top}{wanted}/"
-    if not members and wanted is None:
-        return ""
+        return members[wanted]
+    names = [name for name in members if name is not None]
     what = (
-        f"is no ensemble and has no member {wanted}; leave member out"
-        if not members
-        else f"is an ensemble; choose whose weights to take with member: {', '.join(members)}"
+        f"is an ensemble; choose whose weights to take with member: {', '.join(names)}"
+        if names
+        else f"is no ensemble and has no member {wanted}; leave member out"
     )
-    raise RequestError(
-        f"pretrained: the model {model.name} {what}", model_id=str(model.id), members=[*members]
-    )
+    raise RequestError(f"pretrained: the model {model.name} {what}", model_id=str(model.id), members=[*names])
 
 
 def _require_patients(patients: Patients) -> None:

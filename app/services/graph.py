@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -24,6 +24,8 @@ from app.payloads import (
 from app.requests import TrainingRequest
 from app.services.stages import checkpoints_of, stages
 from app.services.transitions import create, move
+from core.domain.plan import ConfigurationName
+from core.domain.training import Fold
 
 CANCELED = "canceled"
 """Kind of the problem that a canceled job carries."""
@@ -74,13 +76,10 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
     moments = _moments()
     trains: dict[str, list[Job]] = {}
     ended_at = checkpoints_of(session, plan.continues)
-    ensembling = request.ensembling and len(result.configurations) > 1
     for stage in stages(result, request.folds, request.numbered_folds):
         beginning = plan.beginning
-        if stage.name not in result.configurations:
-            beginning = beginning.model_copy(
-                update={"pretrained": None}
-            )  # Which are those of another network.
+        if stage.name not in result.configurations:  # The weights are those of another network.
+            beginning = beginning.model_copy(update={"pretrained": None})
         first = PreprocessPayload(
             training_id=training.id,
             archive=plan.archive,
@@ -101,7 +100,7 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
                 settings=request.all_settings,
                 beginning=beginning,
                 goes_on_from=ended_at.get((stage.name, fold)),
-                save_probabilities=ensembling and stage.name in result.configurations,
+                kept=_kept(request, result, stage.name, fold),
             )
             train = create(session, child(parent, payload, JobState.WAITING, next(moments)))
             for need in (preprocess, *trains.get(stage.previous or "", ())):
@@ -114,12 +113,30 @@ def expand(session: Session, plan_job: Job, result: PlanResult) -> None:
         fingerprint=result.files["dataset_fingerprint.json"],
         configurations=result.configurations,
         previous_stages={one.name: one.previous_stage for one in result.planned if one.previous_stage},
-        ensembling=ensembling,
+        ensembling=_compares_ensembles(request, result),
     )
     select_job = create(session, child(parent, last, JobState.WAITING, next(moments)))
     for jobs in trains.values():
         for train in jobs:
             _need(session, select_job, train)
+
+
+def _compares_ensembles(request: TrainingRequest, result: PlanResult) -> bool:
+    """Whether there are ensembles to choose from."""
+    return request.ensembling and len(result.configurations) > 1
+
+
+def _kept(
+    request: TrainingRequest, result: PlanResult, name: ConfigurationName, fold: Fold
+) -> Literal["nothing", "segmentations", "probabilities"]:
+    """Return what the selection needs of a fold: nothing of one that it does not compare.
+
+    The fold of all cases validates none that it had not seen; stages and folds that only a later stage needs are not
+    to choose from.
+    """
+    if fold == "all" or fold not in request.folds or name not in result.configurations:
+        return "nothing"
+    return "probabilities" if _compares_ensembles(request, result) else "segmentations"
 
 
 def settle(session: Session, job: Job) -> None:

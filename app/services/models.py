@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import delete, select
@@ -265,5 +266,9 @@ def forget_files(session: Session, training_id: UUID | None, keys: Collection[st
     made = select(Job).where(Job.training_id == training_id, Job.kind.in_((JobKind.TRAIN, JobKind.SELECT)))
     for job in session.scalars(made.options(undefer(Job.result)).with_for_update(key_share=True)):
         if job.result is not None:
-            files = {name: ref for name, ref in job.result["files"].items() if ref["key"] not in keys}
-            job.result = {**job.result, "files": files}
+            left: dict[str, Any] = {
+                field: {name: ref for name, ref in job.result[field].items() if ref["key"] not in keys}
+                for field in ("files", "reused")
+                if field in job.result
+            }
+            job.result = {**job.result, **left}

@@ -22,6 +22,7 @@ from app.db.models import (
 from app.errors import ConflictError
 from app.jobs import JobKind, JobState, problem_document
 from app.payloads import (
+    ENSEMBLE_SIGN,
     PROBABILITIES_FILE,
     PROPERTIES_FILE,
     UNCERTAINTY_FILE,
@@ -41,9 +42,6 @@ from app.services import aliases, graph, models
 from app.services.transitions import move
 from core.domain.dataset import DatasetDescription, DatasetProblem
 from core.domain.record import Record
-
-ENSEMBLE_SIGN = "+"
-"""Between the names of an ensemble's configurations."""
 
 KEYS_PER_QUERY = 1000
 """SQLite takes 32 766 parameters, PostgreSQL 65 535; preprocessed arrays of a large dataset are more files."""

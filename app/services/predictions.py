@@ -1,6 +1,5 @@
 """Predictions: send an image to a model, read what came back."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,21 +14,14 @@ from app.errors import ConflictError, NotFoundError, RequestError
 from app.jobs import BATCH, FINAL_STATES, INTERACTIVE, JobKind, JobState, Urgency
 from app.payloads import UNCERTAINTY_FILE, ObjectRef, PredictPayload
 from app.requests import PredictionChoices
-from app.services import aliases, following, graph, models
+from app.services import aliases, following, graph, models, networks
 from app.services.aliases import ModelReference
 from app.services.following import JobStatus
 from app.services.formats import MEDIA_TYPES
 from app.services.resources import RequestKey, Resources, ResultFile, Submission, submit_files
 from app.services.transitions import create
 from app.storage import Incoming
-from core.domain.ensemble import MEMBERS_FOLDER
-from core.domain.model import WEIGHTS_FILE
 from core.domain.training import Fold
-
-WEIGHTS: Final = re.compile(
-    rf"(?:{MEMBERS_FOLDER}/(?P<member>[^/]+)/)?fold_(?P<fold>\d+|all)/{re.escape(WEIGHTS_FILE)}"
-)
-"""Weights in a model's folder that may be chosen; those of stages before a cascade's last are all used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +191,7 @@ def _require_fit(model: TrainedModel, request: PredictionRequest) -> None:
 
 def _require_folds(model: TrainedModel, wanted: Sequence[Fold]) -> None:
     """Refuse folds that the model lacks; of an ensemble every member must have them."""
-    for member, present in _folds(model).items():
+    for member, present in networks.folds_by_member(model).items():
         missing = [str(fold) for fold in wanted if fold not in present]
         if missing:
             which = "the model" if member is None else f"member {member} of the model"
@@ -208,20 +200,6 @@ def _require_folds(model: TrainedModel, wanted: Sequence[Fold]) -> None:
                 "these, or leave `folds` out",
                 folds=list(present),
             )
-
-
-def _folds(model: TrainedModel) -> dict[str | None, list[Fold]]:
-    """Return the folds of each member of an ensemble, or of the only network, which has no name."""
-    found: dict[str | None, list[Fold]] = {}
-    for weights in filter(None, map(WEIGHTS.fullmatch, model.files)):
-        fold = weights["fold"]
-        found.setdefault(weights["member"], []).append("all" if fold == "all" else int(fold))
-    return {member: sorted(folds, key=_place) for member, folds in sorted(found.items(), key=str)}
-
-
-def _place(fold: Fold) -> tuple[bool, int]:
-    """Place a fold in a list: by its number, the one of all cases last."""
-    return (True, 0) if isinstance(fold, str) else (False, fold)
 
 
 def _require_channels(model: TrainedModel, sent: int) -> None:

@@ -69,10 +69,11 @@ def choose_precision(wanted: PrecisionName | Literal["auto"], device: torch.devi
 
     Source:
         Engine specification B 1.4 and B 6.5: the reference trains and predicts in fp16 on GPUs. bf16 on
-        CPUs, own measurements: with matrix units a third of the CPU time of a training step, with dot products
-        of bf16 vectors (AVX512-BF16) three fifths; losses of the first steps equal to 1e-3. With two networks trained by the reference, 40 cases each, CPU time 3.2 → 0.66 s (3D) and
-        0.76 → 0.26 s (2D) per case with mirroring; mean Dice against the references moves by less than
-        0.0001, Dice between the two segmentations is 0.999 on average, 0.996 in the worst case and class.
+        CPUs, own measurements: with AMX a third of the CPU time of a training step in fp32, with AVX512-BF16
+        three fifths; losses of the first steps equal to 1e-3. With AMX and two networks trained by the
+        reference, 40 cases each, CPU time 3.2 → 0.66 s (3D) and 0.76 → 0.26 s (2D) per case with mirroring;
+        mean Dice against the references moves by less than 0.0001, Dice between the two segmentations is
+        0.999 on average, 0.996 in the worst case and class.
     """
     if wanted != "auto":
         if not is_possible(wanted, device):

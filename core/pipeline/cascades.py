@@ -119,12 +119,15 @@ def model_files(folder: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file appear elsewhere, whole, without a second copy where the disk allows it; none is ever changed."""
+    """Make a file appear elsewhere, whole, without a second copy where the disk allows it; none is ever changed.
+
+    Of a symbolic link, what it points at.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f"{PARTIAL_PREFIX}{uuid4().hex}"
     try:
         try:
-            os.link(source, partial)
+            os.link(source.resolve(), partial)
         except OSError:
             shutil.copyfile(source, partial)
         partial.replace(target)

@@ -87,7 +87,7 @@ def crossvalidations(
     models = [replace(model, segmentations=_segmentations(model, chosen)) for model in models]
     cases = _common_cases(models)
     ending = models[0].description.file_ending
-    place = references or _found_references(models)
+    place = references or _found_references(models, [f"{case}{ending}" for case in cases])
     missing = [case for case in cases if not (place / f"{case}{ending}").is_file()]
     if missing:
         raise DatasetError(
@@ -249,8 +249,10 @@ def _common_cases(models: Sequence[ResultFolder]) -> list[str]:
     return every
 
 
-def _found_references(models: Sequence[ResultFolder]) -> Path:
-    """Look for the references of a dataset: in a model's folder, or where the reference keeps them.
+def _found_references(models: Sequence[ResultFolder], names: Sequence[str]) -> Path:
+    """Look for references: in a model's folder, or where the reference keeps them; the first place that has all.
+
+    Where none has, the first that has some: what it lacks is named by the caller.
 
     Raises:
         DatasetError: They are in none of these places.
@@ -264,9 +266,12 @@ def _found_references(models: Sequence[ResultFolder]) -> Path:
         root = dataset.parent.parent
         places.append(root / "nnUNet_raw" / dataset.name / "labelsTr")
         places.append(root / "nnUNet_preprocessed" / dataset.name / REFERENCES_FOLDER)
-    for place in places:
-        if place.is_dir():
+    found = [place for place in places if place.is_dir()]
+    for place in found:
+        if all((place / name).is_file() for name in names):
             return place
+    if found:
+        return found[0]
     raise DatasetError(
         "what the segmentations are compared with is not known; name the folder of the dataset's label maps (labelsTr) "
         "with --references"

@@ -23,7 +23,7 @@ from core.io.cases import (
 )
 from core.io.next_stage import load_with_previous
 from core.io.probabilities import KeepPart, probabilities_written, write_properties
-from core.io.readers import write_labels
+from core.io.readers import read_labels, reader_for_file, write_labels
 from core.pipeline.cascades import hand_on, keep_previous, link_or_copy, next_stage_folder
 from core.pipeline.crossval import REFERENCES_FOLDER
 from core.pipeline.data import preprocess
@@ -272,10 +272,21 @@ def validate(
     report = evaluate_files(pairs, model.labels, order.plan.image_reader_writer, QuietObserver(observer))
     write_summary(report, folder)
     for case_id, reference in references.items():
-        link_or_copy(reference, order.model / REFERENCES_FOLDER / targets[case_id].name)
+        _keep_reference(reference, order.model / REFERENCES_FOLDER / targets[case_id].name, order.plan)
     ranks.wait()
     observer.report(Progress(stage="validate", done=len(own), total=len(own)))
     return report
+
+
+def _keep_reference(reference: Path, target: Path, plan: Plan) -> None:
+    """Put a reference label map beside the model, in the format of the dataset's files, whatever its own is."""
+    ending = target.name[target.name.index(".") :]
+    if reference.name.endswith(ending) and not reference.with_suffix(".json").is_file():
+        link_or_copy(reference, target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    reader = reader_for_file(reference, plan.image_reader_writer)
+    write_labels(read_labels(reference, reader), target, plan.image_reader_writer)
 
 
 def _options(order: TrainOrder) -> PredictionOptions:

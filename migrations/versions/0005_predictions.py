@@ -30,9 +30,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take away the columns; the files stay, and the results of their jobs still name them.
 
-    Jobs that wait lose what was chosen, which the older release would not understand: it segments with the defaults.
+    Jobs that wait lose what was chosen, which the older release would not understand: it segments with the defaults,
+    and compares single configurations.
     """
-    _forget_choices()
+    _forget("job", "payload", ("choices", "kept", "ensembling"))
+    _forget("training", "request", ("ensembling",))
     with op.batch_alter_table("prediction") as prediction:
         for name in KEYS:
             prediction.drop_constraint(op.f(f"fk_prediction_{name}_stored_object"), type_="foreignkey")
@@ -40,15 +42,11 @@ def downgrade() -> None:
         prediction.drop_column("choices")
 
 
-def _forget_choices() -> None:
-    """Leave in the payloads of predictions only what the older release reads."""
-    job = sa.table(
-        "job", sa.column("id", sa.Uuid()), sa.column("kind", sa.String()), sa.column("payload", JSON)
-    )
+def _forget(table: str, column: str, names: Sequence[str]) -> None:
+    """Leave in the records of a table only what the older release reads."""
+    rows = sa.table(table, sa.column("id", sa.Uuid()), sa.column(column, JSON))
     bind = op.get_bind()
-    for job_id, payload in bind.execute(
-        sa.select(job.c.id, job.c.payload).where(job.c.kind == "predict")
-    ).all():
-        if payload is not None and "choices" in payload:
-            older = {name: value for name, value in payload.items() if name != "choices"}
-            bind.execute(job.update().where(job.c.id == job_id).values(payload=older))
+    for row_id, record in bind.execute(sa.select(rows.c.id, rows.c[column])).all():
+        if record is not None and any(name in record for name in names):
+            older = {name: value for name, value in record.items() if name not in names}
+            bind.execute(rows.update().where(rows.c.id == row_id).values({column: older}))

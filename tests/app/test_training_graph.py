@@ -1,7 +1,7 @@
 """The jobs of a training: what waits for what, what one's end means for the others and for the parent."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select
@@ -124,7 +124,7 @@ def test_what_folds_segmented_is_kept_until_the_model_is_there(resources: Resour
     payloads = [one.order.payload for one in playing.play_all(resources.sessions)]
 
     wanted = [one for one in payloads if isinstance(one, TrainPayload)]
-    assert [one.save_probabilities for one in wanted] == [True] * 4
+    assert [one.kept for one in wanted] == ["probabilities"] * 4
     assert [one.ensembling for one in payloads if isinstance(one, SelectPayload)] == [True]
     with transaction(resources.readers) as session:
         known = set(session.scalars(select(StoredObject.key)))
@@ -144,8 +144,40 @@ def test_probabilities_are_kept_only_for_ensembles(resources: Resources, body: d
 
     payloads = [one.order.payload for one in playing.play_all(resources.sessions)]
 
-    assert not any(one.save_probabilities for one in payloads if isinstance(one, TrainPayload))
+    assert {one.kept for one in payloads if isinstance(one, TrainPayload)} == {"segmentations"}
     assert not any(one.ensembling for one in payloads if isinstance(one, SelectPayload))
+
+
+def test_nothing_is_kept_of_folds_that_are_not_compared(resources: Resources) -> None:
+    playing.training(
+        resources,
+        playing.ready_dataset(resources),
+        configurations=["2d", "3d_cascade_fullres"],
+        folds=[0],
+    )
+    plan = playing.claim(resources.sessions)
+    made = playing.typical_result(plan)
+    assert isinstance(made, PlanResult)
+    playing.finish(resources.sessions, plan, CASCADE.model_copy(update={"files": made.files}))
+
+    payloads = [one.order.payload for one in playing.play_all(resources.sessions)]
+
+    kept = {(one.configuration, one.fold): one.kept for one in payloads if isinstance(one, TrainPayload)}
+    assert {key for key, what in kept.items() if what == "probabilities"} == {
+        ("2d", 0),
+        ("3d_cascade_fullres", 0),
+    }
+    assert {what for key, what in kept.items() if key[0] == "3d_lowres"} == {"nothing"}
+
+
+def test_jobs_of_the_release_before_compare_single_configurations() -> None:
+    ref = {"key": "a", "sha256": "0" * 64, "size_bytes": 1}
+    common = {"training_id": str(uuid4()), "archive": ref, "plans": ref, "fingerprint": ref}
+
+    select_payload = SelectPayload.model_validate(common)
+    train_payload = TrainPayload.model_validate({**common, "configuration": "2d", "fold": 0, "settings": {}})
+
+    assert (select_payload.ensembling, train_payload.kept) == (False, "segmentations")
 
 
 def test_the_parent_runs_while_its_children_do(resources: Resources) -> None:

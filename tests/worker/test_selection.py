@@ -15,10 +15,12 @@ from core.domain.ensemble import ENSEMBLE_FILE
 from core.domain.progress import SilentObserver
 from core.domain.record import write_json
 from core.domain.selection import SELECTION_FILE, Selection
+from core.errors import DatasetError
 from core.io.archive import ArchiveLimits
 from core.io.image import LabelArray
 from tests.core.pipeline.results import describe, one_hot, rows, save_labels, save_probabilities
 from tests.plans import small_plan
+from worker.packing import bring_unpacked, pack
 from worker.selection import select
 from worker.workspace import Workspace
 
@@ -59,11 +61,19 @@ class Bench:
         copy = shutil.copyfile(file, file.with_name(f".{uuid4()}"))
         return self.workspace.store.put(f"tests/{uuid4()}", copy)  # Which takes the file away.
 
-    def add(self, name: str, fold: int | str, segmented: Sequence[LabelArray] | None, label: int = 0) -> None:
-        """A fold that validated all cases, with probabilities that are sure of one label; or none."""
+    def add(
+        self,
+        name: str,
+        fold: int | str,
+        segmented: Sequence[LabelArray] | None,
+        label: int = 0,
+        cases: Sequence[int] = (0, 1, 2),
+    ) -> None:
+        """A fold that validated some cases, with probabilities that are sure of one label; or none."""
         model = self.place / f"{name}-{fold}"
         folder = model / f"fold_{fold}"
-        for number, labels in enumerate(segmented or ()):
+        shown = {number: labels for number, labels in enumerate(segmented or ()) if number in cases}
+        for number, labels in shown.items():
             save_labels(labels, folder / "validation", f"c{number}")
             save_labels(TRUE[number], model / "gt_segmentations", f"c{number}")
             if label:
@@ -86,7 +96,7 @@ class Bench:
                     "configuration": name,
                     "fold": fold,
                     "mean_dice": 0.5 if segmented else None,
-                    "validation": [{"case": "c0", "dice": {"a": 0.5}}] if segmented else [],
+                    "validation": [{"case": f"c{number}", "dice": {"a": 0.5}} for number in shown],
                 }
             )
         )
@@ -111,7 +121,7 @@ def test_the_best_configuration_becomes_the_model_with_its_reasons(bench: Bench)
     bench.add("one", 0, POOR, label=1)
     bench.add("two", 0, TRUE, label=1)
 
-    result, files = bench.select()
+    result, files = bench.select(ensembling=True)
 
     assert (result.configuration, result.folds, result.mean_dice) == ("two", (0,), 1.0)
     selection = Selection.parse(files[SELECTION_FILE])
@@ -131,7 +141,7 @@ def test_an_ensemble_becomes_one_model_of_both(bench: Bench) -> None:
     bench.add("one", 0, POOR, label=1)
     bench.add("two", 0, OTHER, label=2)
 
-    result, files = bench.select()
+    result, files = bench.select(ensembling=True)
 
     assert (result.configuration, result.mean_dice) == ("one+two", 1.0)
     assert json.loads(files[ENSEMBLE_FILE])["members"] == ["one", "two"]
@@ -143,7 +153,7 @@ def test_without_ensembles_no_probabilities_are_needed(bench: Bench) -> None:
     bench.add("one", 0, POOR)
     bench.add("two", 0, OTHER)
 
-    result, _ = bench.select(ensembling=False)
+    result, _ = bench.select()
 
     assert (result.configuration, result.mean_dice) == ("one", 0.5)
 
@@ -152,7 +162,7 @@ def test_the_fold_of_all_cases_is_kept_beside_those_that_were_compared(bench: Be
     bench.add("one", 0, TRUE)
     bench.add("one", "all", None)
 
-    result, files = bench.select(ensembling=False)
+    result, files = bench.select()
 
     assert (result.folds, result.mean_dice) == ((0, "all"), 1.0)
     assert files["fold_all/weights.safetensors"] == b"one all"
@@ -181,3 +191,61 @@ def test_a_stage_that_only_others_need_is_part_of_theirs(bench: Bench) -> None:
     assert (
         result.reused["previous/fold_0/weights.safetensors"] == bench.trained[0].files["weights.safetensors"]
     )
+
+
+def test_all_folds_of_a_configuration_are_compared_together(bench: Bench) -> None:
+    for name, segmented in (("one", POOR), ("two", TRUE)):
+        bench.add(name, 0, segmented, cases=(0, 2))
+        bench.add(name, 1, segmented, cases=(1,))
+
+    result, files = bench.select()
+
+    selection = Selection.parse(files[SELECTION_FILE])
+    assert (selection.folds, selection.cases, selection.winner) == ((0, 1), 3, ("two",))
+    assert result.folds == (0, 1)
+    assert files["fold_1/weights.safetensors"] == b"two 1"
+
+
+def test_of_folds_that_share_cases_the_first_is_compared_and_all_are_kept(bench: Bench) -> None:
+    bench.add("one", 0, TRUE, cases=(0, 1))
+    bench.add("one", 5, TRUE, cases=(1, 2))
+
+    result, files = bench.select()
+
+    assert Selection.parse(files[SELECTION_FILE]).folds == (0,)
+    assert "fold 5 was not compared, since it validated cases of another one" in result.reason
+    assert result.folds == (0, 5)
+    assert files["fold_5/weights.safetensors"] == b"one 5"
+
+
+def test_an_ensemble_has_the_folds_that_all_members_have(bench: Bench) -> None:
+    bench.add("one", 0, POOR, label=1)
+    bench.add("one", 1, None)
+    bench.add("two", 0, OTHER, label=2)
+
+    result, files = bench.select(ensembling=True)
+
+    assert (result.configuration, result.folds) == ("one+two", (0,))
+    assert files["members/one/fold_1/weights.safetensors"] == b"one 1"
+
+
+def test_what_cannot_be_compared_is_named_by_its_configuration(bench: Bench) -> None:
+    bench.add("one", 0, POOR)
+    bench.add("two", 0, OTHER)
+
+    with pytest.raises(
+        DatasetError, match=r"^one lacks probabilities of the validation cases c0, c1, c2; two lacks"
+    ):
+        bench.select(ensembling=True)
+
+
+def test_names_with_two_points_are_unpacked(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "folder/sub").mkdir(parents=True)
+    (tmp_path / "folder/sub/c..0.nii.gz").write_bytes(b"labels")
+    packed = pack(tmp_path / "folder", (tmp_path / "folder").rglob("*"), tmp_path / "packed.zip")
+    ref = workspace.store.put("tests/packed", packed)
+
+    bring_unpacked(ref, tmp_path / "there", workspace, SilentObserver())
+
+    assert (tmp_path / "there/sub/c..0.nii.gz").read_bytes() == b"labels"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["sub"]

@@ -348,3 +348,14 @@ def _require_equal(found: Path, recorded: Path) -> None:
     assert ours.foreground_mean.model_dump() == pytest.approx(theirs.foreground_mean.model_dump(), abs=1e-9)
     for key, scores in theirs.mean.items():
         assert ours.mean[key].model_dump() == pytest.approx(scores.model_dump(), abs=1e-9)
+
+
+def test_a_place_that_lacks_references_gives_way_to_one_that_has_all(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "nnUNet_results/Dataset001_A/model", TRUE)
+    save_labels(TRUE[0], model / "gt_segmentations", "c0")
+    for number, labels in enumerate(TRUE):
+        save_labels(labels, tmp_path / "nnUNet_raw/Dataset001_A/labelsTr", f"c{number}")
+
+    selection = select(SelectOrder([model], tmp_path / "best", workers=1), SilentObserver())
+
+    assert (selection.cases, selection.dice) == (4, 1)

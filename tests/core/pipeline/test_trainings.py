@@ -14,13 +14,14 @@ from core.domain.model import PredictionOptions
 from core.domain.progress import SilentObserver
 from core.domain.training import EpochRecord
 from core.errors import DomainError, TrainingError
-from core.io.readers import read_labels
+from core.io.readers import read_labels, write_labels
 from tests.core.pipeline.bench import RESIDUAL, dataset, order_of, plan_of, train
 from tests.factories import Recipe, case_name
 
 BETTER_THAN_CHANCE = 0.2
 """Mean Dice that every kind reaches in seconds, and no untrained network."""
 
+READER = "SimpleITKIO"
 OPTIONS = PredictionOptions(device="cpu", precision="fp32")
 SHORT: dict[str, Any] = {
     "augmentation": "default",
@@ -168,3 +169,37 @@ def test_other_settings_than_those_that_a_fold_began_with_are_refused_before_any
         train(order_of(raw, plan_of(), "small", model, momentum=0.5))
 
     assert not (model / "preprocessed").exists()
+
+
+def test_references_are_kept_with_the_model_whatever_their_format(tmp_path: Path) -> None:
+    raw = dataset(tmp_path / "raw", Recipe(cases=4, shape=(10, 12, 14)))
+    labels, names = raw / "labelsTr", [case_name(number) for number in range(4)]
+    for name in names:
+        write_labels(read_labels(labels / f"{name}.nii.gz", READER), labels / f"{name}.mha", READER)
+        (labels / f"{name}.nii.gz").unlink()
+    description = json.loads((raw / "dataset.json").read_text())
+    description["dataset"] = {
+        name: {"images": [f"imagesTr/{name}_0000.nii.gz"], "label": f"labelsTr/{name}.mha"} for name in names
+    }
+    (raw / "dataset.json").write_text(json.dumps(description))
+
+    train(order_of(raw, plan_of((1.0, 1.0, 1.0)), "small", tmp_path / "model"))
+
+    kept = tmp_path / "model/gt_segmentations"
+    assert sorted(path.name for path in kept.iterdir()) == [f"{name}.nii.gz" for name in names[::2]]
+    expected = read_labels(labels / f"{names[0]}.mha", READER)
+    found = read_labels(kept / f"{names[0]}.nii.gz", READER)
+    assert (found.labels_zyx == expected.labels_zyx).all()
+
+
+def test_references_behind_symbolic_links_are_kept_as_files(tmp_path: Path) -> None:
+    raw = dataset(tmp_path / "raw", Recipe(cases=4, shape=(10, 12, 14)))
+    (raw / "labelsTr").rename(raw / "elsewhere")
+    (raw / "labelsTr").mkdir()
+    for path in (raw / "elsewhere").iterdir():
+        (raw / "labelsTr" / path.name).symlink_to(Path("../elsewhere") / path.name)
+
+    train(order_of(raw, plan_of((1.0, 1.0, 1.0)), "small", tmp_path / "model"))
+
+    kept = tmp_path / "model/gt_segmentations" / f"{case_name(0)}.nii.gz"
+    assert kept.read_bytes() == (raw / "elsewhere" / kept.name).read_bytes()
