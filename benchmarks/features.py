@@ -1,7 +1,7 @@
 """What each way to train comes to: regions, an ignore label, a cascade, fine-tuning, a residual encoder, over REST.
 
 Usage:
-    make bench BENCH=features ARGS="[--raw Dataset004_Name] [--epochs 10] [--iterations 25] [--only cascade …]"
+    make bench BENCH=features ARGS="[--raw Dataset004_Name] [--epochs 10] [--iterations 25] [--threads 2] [--only cascade …]"
     PYTHONPATH=examples/demo python -m benchmarks.features …
 
 Every feature is trained from the upload to the model, beside the same job without it: same images, same seed, same
@@ -56,13 +56,14 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="a dataset in nnU-Net v2's layout, with labels 1 and 2")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2, help="of a training's arithmetic")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     chosen = parser.parse_args()
     rows: list[Json] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         raw = chosen.raw or _made(folder / "made")
-        settings = {"SEG_THREADS": "2"}
+        settings = {"SEG_THREADS": str(chosen.threads)}
         with serving(folder, settings) as (client, http):
             length = {
                 "epochs": chosen.epochs,

@@ -1,7 +1,8 @@
 """A whole cross-validation over REST: five folds of several configurations, the choice, and what it is worth.
 
 Usage:
-    make bench BENCH=selection ARGS="--raw Dataset004_Name [--cases 40] [--held-out 20] [--epochs 10] [--iterations 25]"
+    make bench BENCH=selection ARGS="--raw Dataset004_Name [--cases 40] [--held-out 20] [--epochs 10] [--iterations 25]
+        [--threads 2]"
     PYTHONPATH=examples/demo python -m benchmarks.selection …
 
 From the upload to the model: every configuration is trained on all five folds, the service chooses a configuration
@@ -30,7 +31,7 @@ def main() -> None:
     chosen = _arguments()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with serving(folder, {"SEG_THREADS": "2"}) as (client, http):
+        with serving(folder, {"SEG_THREADS": str(chosen.threads)}) as (client, http):
             bench = Bench(client, http, folder, chosen.raw, chosen.cases, chosen.held_out)
             print(json.dumps(_measured(bench, chosen)))
 
@@ -48,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2, help="of a training's arithmetic")
     return parser.parse_args()
 
 
