@@ -11,7 +11,7 @@ from servers import PostgresServer, RedisServer
 from sqlalchemy import Row, Select
 
 from app.db.base import open_engine, open_readers, transaction
-from tests.e2e.running import Service, is_alive, kill, running, wait_for
+from tests.e2e.running import Service, is_alive, kill, require_ended, running, wait_for
 from tests.factories import Recipe, make_dataset, zip_folder
 
 RECIPE = Recipe(cases=6, shape=(16, 20, 18), ending=".nii.gz")
@@ -105,7 +105,7 @@ def _kill_the_service(service: Service) -> None:
         if "worker.child" not in command and "worker.predictor" not in command:
             kill(pid)
     service.process.wait()
-    wait_for(lambda: None if any(is_alive(pid) for pid in everything) else everything, seconds=10)
+    require_ended(everything)
 
 
 def _end_the_service(service: Service) -> None:
@@ -113,4 +113,4 @@ def _end_the_service(service: Service) -> None:
     everything = service.descendants()
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(60) == 0
-    assert not any(is_alive(pid) for pid in everything)
+    require_ended(everything)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,12 @@ def wait_for(look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) ->
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
     return found
+
+
+def require_ended(pids: Iterable[int]) -> None:
+    """See that processes end; the system may need a moment after those that started them have."""
+    ended = list(pids)
+    wait_for(lambda: None if any(is_alive(pid) for pid in ended) else ended, seconds=20)
 
 
 @contextmanager

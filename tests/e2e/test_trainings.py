@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.running import Service, is_alive, kill, running, wait_for
+from tests.e2e.running import Service, kill, require_ended, running, wait_for
 from tests.factories import Recipe, case_name, make_dataset, zip_folder
 
 pytestmark = [
@@ -110,4 +110,4 @@ def test_a_death_among_two_processes_costs_an_epoch_and_a_wish_to_stop_ends_both
     assert job["state"] == "canceled"
     train = next(child for child in job["children"] if child["kind"] == "train")
     assert train["attempt"] == 2
-    assert not any(is_alive(pid) for pid in (*first, *again))
+    require_ended((*first, *again))

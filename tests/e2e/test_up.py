@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import mode_of
-from tests.e2e.running import ROOT, Service, is_alive, kill, running, start, wait_for
+from tests.e2e.running import ROOT, Service, is_alive, kill, require_ended, running, start, wait_for
 
 pytestmark = [
     pytest.mark.e2e,
@@ -38,7 +38,7 @@ def test_up_supervises_and_cleans_up(tmp_path: Path, mode: Mapping[str, str]) ->
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(timeout=60) == 0
 
-    assert not any(is_alive(pid) for pid in ended)
+    require_ended(ended)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from core.domain.progress import Progress
 from core.domain.training import EpochRecord, TrainingSettings
 from core.errors import CancelledError, TrainingError
 from tests.core.pipeline.bench import SETTINGS, architecture, cascade_plan, dataset
-from tests.e2e.running import descendants_of, is_alive, kill, wait_for
+from tests.e2e.running import descendants_of, kill, require_ended, wait_for
 from tests.factories import Recipe
 from tests.worker.running import meanwhile
 from worker.partner import Shared, Task
@@ -120,7 +120,7 @@ def test_a_wish_to_stop_ends_all_processes_with_a_checkpoint(raw: Path, tmp_path
     found = pipeline.find_checkpoint(tmp_path / "model" / "fold_0")
     assert found is not None
     assert found[1] >= len(watcher.epochs) > 0
-    wait_for(lambda: None if any(is_alive(pid) for pid in pids) else pids, seconds=20)
+    require_ended(pids)
 
 
 def test_the_death_of_one_process_ends_all_and_is_no_mistake_of_ours(raw: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_death_of_one_process_ends_all_and_is_no_mistake_of_ours(raw: Path, 
     with meanwhile(kill_one), pytest.raises(DeathError, match="a process of the training died"):
         train_together(shared(task), 2, tmp_path, watcher)
 
-    wait_for(lambda: None if any(is_alive(pid) for pid in pids) else pids, seconds=20)
+    require_ended(pids)
 
 
 def test_an_error_on_purpose_arrives_with_its_sentence(raw: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_processes_end_with_the_one_that_asked_for_them(raw: Path, tmp_path: Pat
     kill(pid)
     os.waitpid(pid, 0)
 
-    wait_for(lambda: None if any(is_alive(one) for one in started) else started, seconds=20)
+    require_ended(started)
 
 
 def test_no_more_processes_than_samples_and_one_for_batch_norm() -> None:
