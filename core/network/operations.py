@@ -16,6 +16,9 @@ The kernel adds voxel after voxel in float32. Over a patch of 128³ that is off 
 deviations; in parts of this size, joined in float64, by 2e-6, at nearly the same speed (own measurement).
 """
 
+SAFE_EDGE = 4
+SAFE_KERNEL = 3
+"""Voxels along an axis, and of the kernel there, with which the CPU's bfloat16 convolutions are right."""
 
 Convolution = nn.Conv2d | nn.Conv3d
 """A convolution that keeps the size where its stride is 1."""
@@ -152,15 +155,22 @@ def _mean_and_variance(sample: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]
 def convolve(layer: Convolution, features: Tensor) -> Tensor:
     """Convolve; where the CPU's bfloat16 kernels go wrong, in float32.
 
-    Where a stride leaves one voxel of the last axis, oneDNN's kernel for matrix units (AMX, torch 2.8 to 2.13) reads
-    memory that nobody wrote: the result is right, wrong or NaN, by chance (own measurement: all other strides,
-    widths and kernels, and all gradients, are right). Feature maps that thin are small, so float32 costs nothing.
+    oneDNN's kernels (torch 2.8 to 2.13) read memory that nobody wrote, so that results are right, wrong or NaN, by
+    chance: with matrix units (AMX) where a stride leaves one voxel of the last axis; without them (AVX512-BF16) the
+    gradient of the weights where a map is two voxels thick, and thin maps with strides, some of which end the
+    process. With four voxels and more along every axis on which the kernel has three, 4127 combinations of size,
+    stride and channels were right, one was not, which the first rule knows (own measurement). Feature maps that thin
+    are small, so float32 costs nothing.
 
     Args:
         layer: Holds the weights.
         features: Batch, channels, two or three spatial axes.
     """
-    is_thin = layer.stride[-1] > 1 and features.shape[-1] <= layer.stride[-1]
+    is_safe = all(
+        kernel == 1 or (size >= SAFE_EDGE and kernel <= SAFE_KERNEL)
+        for size, kernel in zip(features.shape[2:], layer.kernel_size, strict=True)
+    )
+    is_thin = not is_safe or features.shape[-1] <= layer.stride[-1] > 1
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
     if not is_thin or features.device.type != "cpu" or dtype == torch.float32:
         plain: Tensor = layer(features)

@@ -136,6 +136,28 @@ def test_a_stride_that_leaves_one_voxel_is_convolved_exactly_in_bfloat16(
     assert all(torch.equal(one, expected) for one in found)
 
 
+@pytest.mark.parametrize("size", [(2, 3, 2), (2, 5, 5), (2, 1, 4), (3, 4, 4)])
+def test_weights_of_thin_maps_get_their_gradient_in_bfloat16(size: tuple[int, ...]) -> None:
+    layer, features = nn.Conv3d(32, 32, 3, padding=1), torch.randn(2, 32, *size)
+    (expected,) = torch.autograd.grad(layer(features).square().sum(), layer.weight)
+
+    for _ in range(4):
+        leave_garbage()
+        with torch.autocast("cpu", torch.bfloat16):
+            total = convolve(layer, features).float().square().sum()
+        (found,) = torch.autograd.grad(total, layer.weight)
+        assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_kernels_that_reach_further_are_convolved_exactly() -> None:
+    layer, features = nn.Conv3d(4, 4, 5, padding=2), torch.randn(1, 4, 6, 6, 6)
+
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = convolve(layer, features)
+
+    torch.testing.assert_close(found, layer(features).bfloat16(), rtol=0, atol=0)
+
+
 def test_a_thin_map_is_convolved_with_gradients() -> None:
     layer = nn.Conv3d(2, 4, 3, 2, 1)
     with torch.autocast("cpu", torch.bfloat16):
