@@ -111,7 +111,8 @@ def test_an_imported_model_says_what_it_is(exchanged: Exchanged, target: str) ->
     assert model["provenance"]["archive_sha256"] == hashlib.sha256(exchanged.zips[target]).hexdigest()
     assert model["provenance"]["weights_sha256"].keys() == trained["provenance"]["weights_sha256"].keys()
     assert model["description"]["labels"] == trained["labels"]
-    assert trained["selection"]["configuration"] == trained["configuration"]
+    assert trained["selection"]["winner"] == [trained["configuration"]]
+    assert trained["selection"]["reason"] == trained["reason"]
 
 
 def test_the_zips_hold_what_their_names_say(exchanged: Exchanged) -> None:
