@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,28 @@ def test_folds_validate_the_cases_of_their_own_splits(place: Place) -> None:
 
     assert validated == {(0, CASES[0]), (1, CASES[2]), (1, CASES[3])}
     assert [(fold["fold"], fold["epochs"]) for fold in place.first["folds"]] == [(0, 2), (1, 2)]
+
+
+def test_of_several_configurations_the_best_or_two_together_become_the_model(
+    place: Place, tmp_path: Path
+) -> None:
+    asked = {"configurations": ["2d", "3d_fullres"], "splits": SPLITS, "epochs": 1, "iterations_per_epoch": 2}
+    training = place.trained(place.service.train(place.dataset, **asked))
+    model = place.service.get(f"/models/{training['model_id']}")
+    image = make_dataset(tmp_path / "raw", RECIPE) / "imagesTr" / f"{CASES[0]}_0000.nii.gz"
+    prediction = place.service.predict(model["id"], image)
+
+    selection = model["selection"]
+    assert [one["members"] for one in selection["candidates"]] == [
+        ["2d"],
+        ["3d_fullres"],
+        ["2d", "3d_fullres"],
+    ]
+    assert (selection["folds"], selection["cases"]) == ([0, 1], 3)
+    assert model["configuration"] == "+".join(selection["winner"])
+    assert model["members"] == (selection["winner"] if len(selection["winner"]) > 1 else [])
+    assert model["folds"] == [0, 1]
+    assert prediction["state"] == "succeeded"
 
 
 def test_a_training_gets_more_epochs(place: Place) -> None:
