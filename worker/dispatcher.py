@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Collection
 from types import FrameType
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -18,6 +19,9 @@ from worker.lifecycle import run_job
 from worker.machine import Worker, open_worker, report_outage
 
 log = logging.getLogger(__name__)
+
+WAITED_FOR_SECONDS: Final = 0.05
+"""Between two looks for predictions at most: somebody may wait, and a small one takes less than a second."""
 
 
 def run(settings: Settings, lanes: Collection[Lane]) -> None:
@@ -49,6 +53,9 @@ def run(settings: Settings, lanes: Collection[Lane]) -> None:
 
 def work(worker: Worker, lanes: Collection[Lane]) -> None:
     """Run one job after the other until the worker is asked to leave."""
+    pause = worker.settings.poll_seconds
+    if Lane.PREDICT in lanes:
+        pause = min(pause, WAITED_FOR_SECONDS)
     while not worker.is_leaving():
         try:
             with transaction(worker.readers) as session:
@@ -59,4 +66,4 @@ def work(worker: Worker, lanes: Collection[Lane]) -> None:
             report_outage(error)
             job_id = None
         if job_id is None or not run_job(worker, job_id):
-            time.sleep(worker.settings.poll_seconds)
+            time.sleep(pause)
