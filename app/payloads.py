@@ -115,6 +115,10 @@ class PreprocessPayload(Record):
     is needed, as for a plan that the release before made."""
 
 
+Kept = Literal["nothing", "segmentations", "probabilities"]
+"""What of a fold's validation cases the selection needs: probabilities where ensembles are compared."""
+
+
 class TrainPayload(Record):
     """Train one configuration on one fold, then segment and score its validation cases."""
 
@@ -129,8 +133,7 @@ class TrainPayload(Record):
     beginning: Beginning = Beginning()
     goes_on_from: Checkpoint | None = None
     """Where an earlier training of the fold ended, which this one gives more epochs."""
-    kept: Literal["nothing", "segmentations", "probabilities"] = "segmentations"
-    """What of its validation cases the selection needs: probabilities where ensembles are compared."""
+    kept: Kept = "segmentations"
 
 
 class SelectPayload(Record):

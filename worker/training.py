@@ -123,15 +123,25 @@ def train(
         best_epoch=record.best_epoch,
         pretrained=_taken(folder),
     )
+    keeps_validated = payload.kept != "nothing" and bool(report.metric_per_case)
+    return result_message(result, _files(model, folder, outbox, keeps_validated=keeps_validated))
+
+
+def _files(model: Path, folder: Path, outbox: Path, *, keeps_validated: bool) -> dict[str, Path]:
+    """Return the files of a fold that are handed over; what is many files goes into a zip in the outbox.
+
+    Raises:
+        StorageFullError: The disk is full.
+    """
     files = {name: folder / name for name in FOLD_FILES if (folder / name).is_file()}
+    files |= {name: model / name for name in (MODEL_FILE, SPLITS_FILE) if (model / name).is_file()}
     handed_on = model / NEXT_STAGE_FOLDER
     if handed_on.is_dir():
         files[NEXT_STAGE_FILE] = pack(handed_on, handed_on.rglob("*"), outbox / NEXT_STAGE_FILE)
-    if report.metric_per_case and payload.kept != "nothing":
+    if keeps_validated:
         paths = chain((folder / VALIDATION_FOLDER).iterdir(), (model / REFERENCES_FOLDER).iterdir())
         files[VALIDATED_FILE] = pack(model, paths, outbox / VALIDATED_FILE)
-    files |= {name: model / name for name in (MODEL_FILE, SPLITS_FILE) if (model / name).is_file()}
-    return result_message(result, files)
+    return files
 
 
 def _trained(

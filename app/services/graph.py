@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -14,6 +14,7 @@ from app.db.models import Job, JobDependency, StoredObject, TrainedModel, Traini
 from app.jobs import FINAL_STATES, LANES, LEASED_STATES, PRIORITIES, JobState, problem_document
 from app.payloads import (
     JobPayload,
+    Kept,
     ObjectRef,
     PlanPayload,
     PlanResult,
@@ -126,9 +127,7 @@ def _compares_ensembles(request: TrainingRequest, result: PlanResult) -> bool:
     return request.ensembling and len(result.configurations) > 1
 
 
-def _kept(
-    request: TrainingRequest, result: PlanResult, name: ConfigurationName, fold: Fold
-) -> Literal["nothing", "segmentations", "probabilities"]:
+def _kept(request: TrainingRequest, result: PlanResult, name: ConfigurationName, fold: Fold) -> Kept:
     """Return what the selection needs of a fold: nothing of one that it does not compare.
 
     The fold of all cases validates none that it had not seen; stages and folds that only a later stage needs are not
